@@ -1,0 +1,30 @@
+//! The custom resources of `powercapping.io/v1alpha1`, as people write them.
+//!
+//! One Rust type makes the CRD, its validation by the API server and the reference page. A field stands
+//! here only if something honours it. Raw numbers carry their unit in their name; what a decision may
+//! rely on are the validated types in [`crate::policy`] and [`crate::domain`].
+
+mod node_frequencies;
+mod power_capping_policy;
+mod power_domain;
+
+pub use node_frequencies::{
+    Acknowledged, CpuCeiling, CpuStatus, DeviceState, Epoch, GpuCeiling, GpuStatus, NodeFrequencies,
+    NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead,
+};
+pub use power_capping_policy::{
+    Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
+};
+pub use power_domain::{PowerDomain, PowerDomainSpec, PowerDomainStatus};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+/// The API group of every kind.
+pub const GROUP: &str = "powercapping.io";
+
+/// The definitions of all kinds, in the order in which people meet them.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![PowerCappingPolicy::crd(), PowerDomain::crd(), NodeFrequencies::crd()]
+}

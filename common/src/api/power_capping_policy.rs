@@ -1,0 +1,121 @@
+//! `PowerCappingPolicy`: a cap for the pods that it selects.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A power cap for the pods that it selects, in their own namespace.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "powercapping.io",
+    version = "v1alpha1",
+    kind = "PowerCappingPolicy",
+    plural = "powercappingpolicies",
+    shortname = "pcp",
+    category = "powercap",
+    namespaced,
+    status = "PowerCappingPolicyStatus",
+    doc = "A power cap for the pods that it selects, in their own namespace.",
+    derive = "PartialEq",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Cap W", type_ = "integer", json_path = ".spec.powerCapLimitWatts"),
+    printcolumn(name = "Power W", type_ = "integer", json_path = ".status.currentPowerWatts"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.matchedPods"),
+    printcolumn(name = "Triggered", type_ = "string", json_path = r#".status.conditions[?(@.type=="CapTriggered")].status"#),
+    printcolumn(name = "Within", type_ = "string", json_path = r#".status.conditions[?(@.type=="WithinCap")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.releaseThresholdPercent < self.cappingThresholdPercent")
+    .message("releaseThresholdPercent must be below cappingThresholdPercent, or capping would switch on and off at every reading; write for example 85 and 95")
+    .field_path(".releaseThresholdPercent"))]
+pub struct PowerCappingPolicySpec {
+    /// The most power that the selected pods may draw together, in watts (1 to 100,000,000).
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub power_cap_limit_watts: u32,
+
+    /// What counts against the cap: the pods' devices (GPUs), or also the power of their CPU use as
+    /// Kepler attributes it.
+    #[serde(default)]
+    pub power_scope: PowerScope,
+
+    /// The pods of this namespace that the cap is for. Never empty: a cap on everything is a PowerDomain.
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+        .message("selector must name at least one label, for example matchLabels: {app: llm}; to cap everything on some nodes write a PowerDomain"))]
+    pub selector: LabelSelector,
+
+    /// Capping begins when power reaches this share of the cap (2 to 100 percent).
+    #[serde(default = "default_capping_threshold_percent")]
+    #[schemars(range(min = 2, max = 100))]
+    pub capping_threshold_percent: u32,
+
+    /// Ceilings are raised again when power has fallen below this share of the cap (1 to 99 percent).
+    #[serde(default = "default_release_threshold_percent")]
+    #[schemars(range(min = 1, max = 99))]
+    pub release_threshold_percent: u32,
+
+    /// Whether the policy acts. `Advise` measures, recommends and reports, and changes nothing.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+fn default_capping_threshold_percent() -> u32 {
+    95
+}
+
+fn default_release_threshold_percent() -> u32 {
+    85
+}
+
+/// What counts against a policy's cap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerScope {
+    /// The pods' GPUs.
+    #[default]
+    Devices,
+    /// The pods' GPUs and the power of their CPU use (Kepler's `kepler_pod_cpu_watts`).
+    DevicesAndHost,
+}
+
+/// Whether a policy acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Nothing is measured and nothing is changed.
+    Off,
+    /// Measures, recommends and reports; changes nothing.
+    #[default]
+    Advise,
+    /// Keeps the cap.
+    Enforce,
+}
+
+/// What the recommender knows of the policy's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PowerCappingPolicyStatus {
+    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// The power of the selected pods at the last reading, in watts; absent when it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_power_watts: Option<u32>,
+    /// Running pods that the selector matches.
+    #[serde(default)]
+    pub matched_pods: u32,
+    /// GPUs of these pods.
+    #[serde(default)]
+    pub matched_devices: u32,
+    /// The clock ceiling that the policy asks for on its devices now (in mode `Advise`: would ask
+    /// for), in megahertz; absent when it asks for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended_max_megahertz: Option<u32>,
+    /// The power limit that the policy asks for on each of its devices, in watts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended_device_watts: Option<u32>,
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

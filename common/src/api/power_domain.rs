@@ -1,0 +1,80 @@
+//! `PowerDomain`: a physical power budget at a meter: a rack, a row, a cluster.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::NodeOverhead;
+
+/// A physical power budget at a meter: a rack, a row, a cluster.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "powercapping.io",
+    version = "v1alpha1",
+    kind = "PowerDomain",
+    plural = "powerdomains",
+    shortname = "pd",
+    category = "powercap",
+    status = "PowerDomainStatus",
+    doc = "A physical power budget at a meter: a rack, a row, a cluster.",
+    derive = "PartialEq",
+    printcolumn(name = "Cap W", type_ = "integer", json_path = ".spec.powerCapLimitWatts"),
+    printcolumn(name = "Power W", type_ = "integer", json_path = ".status.currentPowerWatts"),
+    printcolumn(name = "Committed W", type_ = "integer", json_path = ".status.committedWatts"),
+    printcolumn(name = "Headroom W", type_ = "integer", json_path = ".status.headroomWatts"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(name = "Within", type_ = "string", json_path = r#".status.conditions[?(@.type=="WithinCap")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.unmanagedWatts < self.powerCapLimitWatts")
+    .message("unmanagedWatts must be below powerCapLimitWatts, or nothing is left for the nodes; raise the cap or lower unmanagedWatts")
+    .field_path(".unmanagedWatts"))]
+pub struct PowerDomainSpec {
+    /// The most power that the domain may draw, alternating current at its meter, in watts (1 to
+    /// 1,000,000,000).
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub power_cap_limit_watts: u32,
+
+    /// The nodes that stand in the domain. Never empty.
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+        .message("nodeSelector must name at least one label, for example matchLabels: {topology.kubernetes.io/rack: r1}; for every node write matchExpressions: [{key: kubernetes.io/os, operator: Exists}]"))]
+    pub node_selector: LabelSelector,
+
+    /// Power in the domain that nothing here controls (switches, storage, other machines), in watts.
+    #[serde(default)]
+    #[schemars(range(max = 1_000_000_000))]
+    pub unmanaged_watts: u32,
+
+    /// What a node draws beside the devices that its agent measures.
+    #[serde(default)]
+    pub node_overhead: NodeOverhead,
+}
+
+/// What the recommender knows of the domain.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PowerDomainStatus {
+    /// Ready, DataFresh, WithinCap, Feasible.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// Power of the domain's nodes and its unmanaged watts at the last reading; absent when it is not
+    /// known for every node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_power_watts: Option<u32>,
+    /// Watts promised to nodes; absent while a node has not acknowledged anything yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub committed_watts: Option<u32>,
+    /// The cap less unmanaged and committed watts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headroom_watts: Option<u32>,
+    /// Nodes that the selector matches.
+    #[serde(default)]
+    pub nodes: u32,
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

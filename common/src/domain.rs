@@ -1,0 +1,140 @@
+//! A [`PowerDomain`] after validation, and the rule between a grant and an envelope.
+
+use crate::{
+    api::{NodeOverhead, PowerDomain},
+    selector::{Selector, SelectorError},
+    units::Watts,
+};
+
+/// A physical power budget.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// The most it may draw at its meter.
+    pub cap: Watts,
+    /// The nodes in it.
+    pub nodes: Selector,
+    /// What nothing here controls; always below the cap.
+    pub unmanaged: Watts,
+    /// What a node draws beside its devices.
+    pub overhead: NodeOverhead,
+}
+
+impl Domain {
+    /// What is left of the cap for nodes.
+    #[must_use]
+    pub fn budget(&self) -> Watts {
+        self.cap.saturating_sub(self.unmanaged)
+    }
+
+    /// As it stands in `setBy`.
+    #[must_use]
+    pub fn set_by(&self) -> String {
+        format!("powerdomain/{}", self.name)
+    }
+}
+
+impl NodeOverhead {
+    /// What the devices of a node may draw so that the node stays within its grant:
+    /// (grant − static) ÷ (1 + percent ÷ 100), rounded down.
+    #[must_use]
+    pub fn envelope(&self, grant: Watts) -> Watts {
+        let rest = grant.saturating_sub(Watts::new(self.static_watts));
+        Watts::from_milliwatts(rest.as_milliwatts().saturating_mul(100) / (100 + u64::from(self.percent)))
+    }
+
+    /// What the node draws when its devices draw this much: the inverse of [`Self::envelope`], rounded up.
+    #[must_use]
+    pub fn node_power(&self, devices: Watts) -> Watts {
+        let with_losses = devices.as_milliwatts().saturating_mul(100 + u64::from(self.percent)).div_ceil(100);
+        Watts::from_milliwatts(with_losses) + Watts::new(self.static_watts)
+    }
+}
+
+/// Why a domain cannot be acted on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DomainError {
+    /// The object has no name.
+    #[error("metadata.name is missing")]
+    Unnamed,
+    /// Nothing is left for the nodes.
+    #[error(
+        "spec.unmanagedWatts ({unmanaged}) must be below spec.powerCapLimitWatts ({cap}); raise the cap or lower unmanagedWatts"
+    )]
+    NothingLeft {
+        /// As written.
+        cap: u32,
+        /// As written.
+        unmanaged: u32,
+    },
+    /// An overhead beyond what a node can have.
+    #[error("spec.nodeOverhead.percent is {0}; write at most 50")]
+    Overhead(u32),
+    /// A selector that cannot be used.
+    #[error("spec.nodeSelector: {0}")]
+    Selector(#[from] SelectorError),
+}
+
+impl TryFrom<&PowerDomain> for Domain {
+    type Error = DomainError;
+
+    fn try_from(object: &PowerDomain) -> Result<Self, DomainError> {
+        let spec = &object.spec;
+        let (cap, unmanaged) = (spec.power_cap_limit_watts, spec.unmanaged_watts);
+        if unmanaged >= cap {
+            return Err(DomainError::NothingLeft { cap, unmanaged });
+        }
+        if spec.node_overhead.percent > 50 {
+            return Err(DomainError::Overhead(spec.node_overhead.percent));
+        }
+        Ok(Self {
+            name: object.metadata.name.clone().ok_or(DomainError::Unnamed)?,
+            cap: Watts::new(cap),
+            nodes: Selector::try_from(&spec.node_selector)?,
+            unmanaged: Watts::new(unmanaged),
+            overhead: spec.node_overhead,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_envelope_within_its_grant_comes_back_within_it() {
+        for static_watts in [0, 1200, 2000] {
+            for percent in [0, 4, 8, 50] {
+                let overhead = NodeOverhead { static_watts, percent };
+                for grant in [1, 999, 2500, 7777, 10_200].map(Watts::new) {
+                    let envelope = overhead.envelope(grant);
+                    assert!(envelope == Watts::ZERO || overhead.node_power(envelope) <= grant, "{overhead:?} {grant}");
+                    assert!(overhead.envelope(overhead.node_power(Watts::new(4000))) >= Watts::new(4000));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_the_field_and_the_mend() {
+        let selector = json!({"matchLabels": {"rack": "r1"}});
+        for (spec, says) in [
+            (json!({"powerCapLimitWatts": 5, "unmanagedWatts": 5, "nodeSelector": selector}), "raise the cap"),
+            (json!({"powerCapLimitWatts": 5, "nodeSelector": {}}), "spec.nodeSelector: names no label"),
+            (
+                json!({"powerCapLimitWatts": 5, "nodeSelector": selector, "nodeOverhead": {"percent": 51}}),
+                "write at most 50",
+            ),
+        ] {
+            let object: PowerDomain = serde_json::from_value(json!({
+                "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerDomain",
+                "metadata": {"name": "rack"}, "spec": spec,
+            }))
+            .unwrap();
+            let error = Domain::try_from(&object).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A [`PowerCappingPolicy`] after validation: what a decision may rely on.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::{
+    api::{Mode, PowerCappingPolicy, PowerScope},
+    selector::{Selector, SelectorError},
+    units::Watts,
+};
+
+/// A cap for the pods that it selects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Which one it is.
+    pub id: PolicyId,
+    /// The most that the selected pods may draw together.
+    pub cap: Watts,
+    /// What counts against the cap.
+    pub scope: PowerScope,
+    /// The pods, in the policy's namespace.
+    pub selector: Selector,
+    /// Capping begins at this power.
+    pub capping_threshold: Watts,
+    /// Ceilings are raised again below this power; always less than the capping threshold.
+    pub release_threshold: Watts,
+    /// Whether it acts.
+    pub mode: Mode,
+}
+
+/// A policy's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId {
+    /// Its namespace, which is also that of the pods.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyId {
+    /// As it stands in `setBy`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "powercappingpolicy/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Why a policy cannot be acted on. The API server refuses nearly all of these; what was stored by an
+/// older version is refused here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The object has no namespace or no name.
+    #[error("metadata.{0} is missing")]
+    Unnamed(&'static str),
+    /// A cap of nothing.
+    #[error("spec.powerCapLimitWatts is 0; write at least 1, or set mode to Off")]
+    NoCap,
+    /// Thresholds that would switch at every reading.
+    #[error(
+        "spec.releaseThresholdPercent ({release}) must be below spec.cappingThresholdPercent ({capping}), which is at most 100"
+    )]
+    Thresholds {
+        /// As written.
+        capping: u32,
+        /// As written.
+        release: u32,
+    },
+    /// A selector that cannot be used.
+    #[error("spec.selector: {0}")]
+    Selector(#[from] SelectorError),
+}
+
+impl TryFrom<&PowerCappingPolicy> for Policy {
+    type Error = PolicyError;
+
+    fn try_from(object: &PowerCappingPolicy) -> Result<Self, PolicyError> {
+        let spec = &object.spec;
+        let (capping, release) = (spec.capping_threshold_percent, spec.release_threshold_percent);
+        if spec.power_cap_limit_watts == 0 {
+            return Err(PolicyError::NoCap);
+        }
+        if release >= capping || capping > 100 {
+            return Err(PolicyError::Thresholds { capping, release });
+        }
+        let cap = Watts::new(spec.power_cap_limit_watts);
+        Ok(Self {
+            id: PolicyId {
+                namespace: object.metadata.namespace.clone().ok_or(PolicyError::Unnamed("namespace"))?,
+                name: object.metadata.name.clone().ok_or(PolicyError::Unnamed("name"))?,
+            },
+            cap,
+            scope: spec.power_scope,
+            selector: selector(&spec.selector)?,
+            capping_threshold: cap.percent(capping),
+            release_threshold: cap.percent(release),
+            mode: spec.mode,
+        })
+    }
+}
+
+fn selector(labels: &LabelSelector) -> Result<Selector, SelectorError> {
+    Selector::try_from(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn policy(spec: serde_json::Value) -> Result<Policy, PolicyError> {
+        let object: PowerCappingPolicy = serde_json::from_value(json!({
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy",
+            "metadata": {"namespace": "llm", "name": "chat"}, "spec": spec,
+        }))
+        .unwrap();
+        Policy::try_from(&object)
+    }
+
+    #[test]
+    fn defaults_advise_at_95_and_release_at_85_percent() {
+        let policy = policy(json!({"powerCapLimitWatts": 1000, "selector": {"matchLabels": {"app": "chat"}}})).unwrap();
+        assert_eq!((policy.mode, policy.scope), (Mode::Advise, PowerScope::Devices));
+        assert_eq!((policy.capping_threshold, policy.release_threshold), (Watts::new(950), Watts::new(850)));
+        assert_eq!(policy.id.to_string(), "powercappingpolicy/llm/chat");
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_the_field_and_the_mend() {
+        let labels = json!({"matchLabels": {"app": "chat"}});
+        for (spec, says) in [
+            (json!({"powerCapLimitWatts": 0, "selector": labels}), "powerCapLimitWatts is 0"),
+            (json!({"powerCapLimitWatts": 9, "selector": {}}), "spec.selector: names no label"),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 80}),
+                "releaseThresholdPercent (85) must be below spec.cappingThresholdPercent (80)",
+            ),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 101}),
+                "at most 100",
+            ),
+        ] {
+            let error = policy(spec).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

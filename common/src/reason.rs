@@ -1,0 +1,132 @@
+//! Why something was done, refused or is so: the one vocabulary for conditions, events, metric
+//! labels, logs and `explain`.
+//!
+//! A reason is CamelCase, as Kubernetes wants it in conditions and events, and never changes its
+//! meaning: dashboards and alerts are written against it.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why something was done, refused or is so.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason there is, in the order of the docs.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The word as it stands in conditions, events and metric labels.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ }
+            }
+
+            /// One sentence for people who meet the word for the first time.
+            #[must_use]
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc,)+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Power is below the threshold at which capping begins.
+    BelowThreshold,
+    /// Power has crossed the policy's capping threshold and not yet fallen below its release threshold.
+    ThresholdCrossed,
+    /// Measured power is at or below the cap.
+    PowerBelowCap,
+    /// Measured power is above the cap.
+    PowerAboveCap,
+    /// The ceiling serves a PowerCappingPolicy.
+    PolicyCap,
+    /// The ceiling serves a PowerDomain.
+    DomainCap,
+    /// The node's measured power came close to its envelope, and the node agent lowered its ceilings.
+    EnvelopeReached,
+    /// The device's measured power was above its own limit, and the node agent lowered its ceiling.
+    DeviceLimitReached,
+    /// There is room below the limits, and the node agent raises the ceiling step by step.
+    RoomToRaise,
+    /// Every grant fits under the cap of the domain.
+    GrantsFit,
+    /// More is committed to nodes than the cap allows; only lowerings are written until it fits.
+    AwaitingAcknowledgement,
+    /// The cap is below what the devices draw at their lowest settings.
+    CapBelowFloor,
+    /// The cap can be kept by what we control.
+    CapReachable,
+    /// All readings are recent.
+    DataFresh,
+    /// The readings are older than three collection intervals; ceilings stay as they are.
+    DataStale,
+    /// Prometheus answered, but has no power reading for the devices concerned; ceilings stay as they are.
+    NoData,
+    /// Prometheus did not answer; ceilings stay as they are.
+    PrometheusUnavailable,
+    /// No running pod with a device matches the selector.
+    NoMatchingPods,
+    /// No node matches the selector.
+    NoMatchingNodes,
+    /// A device is shared with pods that the policy does not select, so the policy may not touch it.
+    SharedDevice,
+    /// The policy recommends and reports, and changes nothing (mode Advise).
+    Advising,
+    /// The policy is switched off (mode Off).
+    SwitchedOff,
+    /// The policy is carried out.
+    Enforcing,
+    /// The specification contradicts itself; the message says which field and what to write.
+    InvalidSpec,
+    /// What was asked for was read back from the device.
+    Applied,
+    /// What was asked for was written and has not been read back yet.
+    Pending,
+    /// A write to the device failed; the last ceiling stands.
+    WriteFailed,
+    /// The device could not be read; its last ceiling stands.
+    ReadFailed,
+    /// The device lacks this control.
+    Unsupported,
+    /// The node agent may not write this device: it needs root and CAP_SYS_ADMIN.
+    PermissionDenied,
+    /// Nothing caps the node any more, and its devices are back at their original limits.
+    Released,
+    /// The node agent has not reported for longer than it should; its node counts with what it was promised.
+    AgentSilent,
+    /// NodeFrequencies names a device that the node does not have.
+    UnknownDevice,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Reason {
+    type Err = UnknownReason;
+    fn from_str(word: &str) -> Result<Self, UnknownReason> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == word).ok_or_else(|| UnknownReason(word.to_owned()))
+    }
+}
+
+/// A word that is no [`Reason`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no reason is called {0:?}")]
+pub struct UnknownReason(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_reads_back_and_explains_itself() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
+            assert!(reason.explanation().ends_with('.'), "{reason}: {}", reason.explanation());
+        }
+    }
+}

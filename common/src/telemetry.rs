@@ -1,0 +1,45 @@
+//! Names and labels of the series that we read and that we expose.
+//!
+//! Every name of others is stated with the version that it was read from; golden files of their
+//! formats test the parser here and the simulator's exporters alike.
+
+/// NVIDIA's DCGM exporter, 4.5.3 to 4.8.2 and its main branch of May 2026.
+pub mod dcgm {
+    /// Power of a GPU, in watts.
+    pub const POWER_USAGE: &str = "DCGM_FI_DEV_POWER_USAGE";
+    /// SM clock of a GPU, in megahertz.
+    pub const SM_CLOCK: &str = "DCGM_FI_DEV_SM_CLOCK";
+    /// GPU utilisation, in percent.
+    pub const GPU_UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
+    /// The GPU's UUID.
+    pub const UUID: &str = "UUID";
+    /// The node's name: capitalised through 4.8.2, lower case on main.
+    pub const HOSTNAME: [&str; 2] = ["Hostname", "hostname"];
+    /// The pod's name: as Prometheus renames it where the scrape has `honor_labels: false` (the exporter's
+    /// own ServiceMonitor), else as the exporter writes it, new and old style. The first that is there counts.
+    pub const POD: [&str; 3] = ["exported_pod", "pod", "pod_name"];
+    /// The pod's namespace, likewise.
+    pub const NAMESPACE: [&str; 3] = ["exported_namespace", "namespace", "pod_namespace"];
+    /// The container's name, likewise.
+    pub const CONTAINER: [&str; 3] = ["exported_container", "container", "container_name"];
+}
+
+/// Kepler 0.11.
+pub mod kepler {
+    /// CPU power of a node, in watts, by zone.
+    pub const NODE_CPU_WATTS: &str = "kepler_node_cpu_watts";
+    /// CPU power of a pod, in watts, by zone.
+    pub const POD_CPU_WATTS: &str = "kepler_pod_cpu_watts";
+    /// The node's name, a label of every series.
+    pub const NODE_NAME: &str = "node_name";
+    /// The pod's name.
+    pub const POD_NAME: &str = "pod_name";
+    /// The pod's namespace.
+    pub const POD_NAMESPACE: &str = "pod_namespace";
+    /// The RAPL zone. Zones overlap: never sum `package`, `core` and `psys`.
+    pub const ZONE: &str = "zone";
+    /// The zone that stands for a CPU package.
+    pub const ZONE_PACKAGE: &str = "package";
+    /// `running` or `terminated`.
+    pub const STATE: &str = "state";
+}
