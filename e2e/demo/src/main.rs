@@ -1,0 +1,104 @@
+//! What `make demo` runs inside its cluster: deploys kube-powercap and two workloads by kustomize, plays
+//! a script of events, shows power against cap, and judges the run by the simulator's true power.
+//!
+//! ```text
+//! deploy ─▶ wait until all runs ─▶ play: load up at 30 s, cap down at 60 s, cap released at 90 s ─▶ figures
+//!                                    │ judge (a process of its own) writes true power ─────────────▲
+//! ```
+#![forbid(unsafe_code)]
+
+mod figures;
+mod meter;
+mod picture;
+mod play;
+mod script;
+mod view;
+mod watch;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use powercap_e2e::{cluster::existing, deployment::Deployment};
+
+use crate::{figures::Figure, play::Play};
+
+/// Deploy kube-powercap to the cluster of `cluster run`, watch a power cap being held, and judge it
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Flags {
+    /// Play for this long without a screen, then print the figures; without it, until q or Ctrl-C
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Leave out a component, such as actuator: the negative control, which must fail
+    #[arg(long, value_name = "COMPONENT")]
+    without: Vec<String>,
+    /// Folder for demo.json's parts: the judge's record, logs, pictures
+    #[arg(long, default_value = "target/demo")]
+    out: PathBuf,
+    /// The figures
+    #[arg(long, default_value = "target/demo.json")]
+    figures: PathBuf,
+    /// The repository's manifests
+    #[arg(long, default_value = "manifests")]
+    manifests: PathBuf,
+    /// The program that judges and sends requests
+    #[arg(long, default_value = "target/release/powercap-simulator")]
+    simulator: PathBuf,
+    /// When the whole command began, in seconds since 1970, to say how long it took until the cap held
+    #[arg(long, env = "DEMO_BEGAN")]
+    began: Option<i64>,
+}
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("demo: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(flags: Flags) -> Result<bool> {
+    powercap_process::install_tls_provider();
+    std::fs::create_dir_all(&flags.out).with_context(|| format!("create {}", flags.out.display()))?;
+    let client = kube::Client::try_from(existing::config().await?).context("make a client for the cluster")?;
+
+    say("deploying with kubectl apply -k manifests/overlays/demo");
+    let deployment = Deployment { manifests: flags.manifests.clone(), without: flags.without.clone() };
+    deployment.apply().await?;
+    powercap_e2e::deployment::wait_until_running(&client, say).await?;
+
+    let length = flags.seconds.map(Duration::from_secs);
+    let play = Play::start(&client, &flags.simulator, &flags.out, length, flags.began).await?;
+    let played = play.run().await?;
+
+    let samples = figures::read_record(&played.record)?;
+    let score = figures::judge(&samples, &played.events);
+    let rows = figures::figures(&score, played.ready_seconds);
+    write_figures(&flags.figures, &rows)?;
+    picture::draw(&samples, &played.events, &flags.out.join("demo.svg"))?;
+    say(&format!("\n{}", figures::table(&rows)));
+    say(&format!("figures: {}, picture: {}", flags.figures.display(), flags.out.join("demo.svg").display()));
+    let held = rows.iter().all(|row| row.holds);
+    say(if held { "the cap held" } else { "the cap did NOT hold" });
+    Ok(held)
+}
+
+fn write_figures(path: &Path, rows: &[Figure]) -> Result<()> {
+    let text = serde_json::to_string_pretty(rows).context("write the figures as JSON")?;
+    std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
+}
+
+/// A line for people.
+fn say(text: &str) {
+    let _unseen = writeln!(std::io::stdout().lock(), "{text}");
+}

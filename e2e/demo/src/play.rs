@@ -1,0 +1,240 @@
+//! Plays the script: does its steps at their times, watches what follows, and records when what happened.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
+use kube::{Api, Client};
+use powercap_simulator::judge::score::{Event, EventKind};
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    meter::{Beside, Tail},
+    say,
+    script::{CAP_AT_START_WATTS, PLAY, REQUESTS_PER_SECOND, Step},
+    view::{Requests, Screen, View, change_line, status_line},
+    watch::{Change, Cluster, Snapshot, changes},
+};
+
+/// How often the cluster is looked at and the screen drawn.
+const LOOK: Duration = Duration::from_millis(200);
+/// Without a screen, how often a line says where things stand.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// The domain whose cap the script edits.
+const DOMAIN: &str = "rack";
+
+/// A play under way.
+pub(crate) struct Play {
+    cluster: Cluster,
+    judge: Beside,
+    traffic: Beside,
+    tail: Tail,
+    control: PathBuf,
+    traffic_figures: PathBuf,
+    record: PathBuf,
+    length: Option<Duration>,
+    began: Option<i64>,
+    start: Instant,
+    screen: Option<Screen>,
+    view: View,
+    events: Vec<Event>,
+    snapshot: Snapshot,
+    cap_watts: u32,
+    acknowledged: bool,
+    ready_seconds: Option<f64>,
+}
+
+/// What a play leaves.
+pub(crate) struct Played {
+    /// The judge's record.
+    pub(crate) record: PathBuf,
+    pub(crate) events: Vec<Event>,
+    /// From the start of the whole command to the first moment under an acknowledged cap.
+    pub(crate) ready_seconds: Option<f64>,
+}
+
+/// The part of the clients' figures that is shown.
+#[derive(Deserialize)]
+struct TrafficFigures {
+    completed_per_second: f64,
+    p50_seconds: Option<f64>,
+    p99_seconds: Option<f64>,
+}
+
+impl Play {
+    /// Starts the judge and the clients, and opens the screen unless a length is given.
+    pub(crate) async fn start(client: &Client, simulator: &Path, out: &Path, length: Option<Duration>, began: Option<i64>) -> Result<Self> {
+        let (record, control, traffic_figures) = (out.join("power.jsonl"), out.join("rate"), out.join("traffic.json"));
+        for stale in [&record, &traffic_figures] {
+            let _absent = std::fs::remove_file(stale);
+        }
+        std::fs::write(&control, REQUESTS_PER_SECOND[0].to_string()).context("write the clients' rate")?;
+        let mut judge = vec!["judge".to_owned(), "--out".to_owned(), record.display().to_string(), "--hardware".to_owned()];
+        judge.extend(hardware_folders()?);
+        let traffic = [
+            "traffic", "--target", &inference_address(client).await?, "--control", &control.display().to_string(),
+            "--out", &traffic_figures.display().to_string(), "--prompt-tokens", "1536", "--max-tokens", "320",
+        ]
+        .map(str::to_owned);
+        Ok(Self {
+            cluster: Cluster::new(client.clone()),
+            judge: Beside::start("judge", simulator, &judge, &out.join("judge.log"))?,
+            traffic: Beside::start("clients", simulator, &traffic, &out.join("traffic.log"))?,
+            tail: Tail::new(record.clone()),
+            control,
+            traffic_figures,
+            record,
+            length,
+            began,
+            start: Instant::now(),
+            screen: if length.is_none() { Some(Screen::open()?) } else { None },
+            view: View { phase: "the rack under its first cap; the training workload is busy".to_owned(), ..View::default() },
+            events: Vec::new(),
+            snapshot: Snapshot::default(),
+            cap_watts: CAP_AT_START_WATTS,
+            acknowledged: false,
+            ready_seconds: None,
+        })
+    }
+
+    /// Plays to the end, or until somebody stops it.
+    pub(crate) async fn run(mut self) -> Result<Played> {
+        self.start = Instant::now();
+        self.event(EventKind::Start);
+        self.event(EventKind::CapChanged { cap_watts: f64::from(self.cap_watts) });
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut steps = PLAY.into_iter().peekable();
+        let mut next_line = Duration::ZERO;
+        let stop = powercap_process::shutdown_signal();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                _ = looks.tick() => {}
+            }
+            let elapsed = self.start.elapsed();
+            if self.length.is_some_and(|length| elapsed >= length) || (self.screen.is_some() && Screen::asked_to_stop()?) {
+                break;
+            }
+            if let Some((_, step)) = steps.next_if(|(at, _)| elapsed >= *at) {
+                self.take(step).await?;
+            }
+            self.look().await?;
+            if let Some(screen) = &mut self.screen {
+                screen.show(&self.view)?;
+            } else if elapsed >= next_line {
+                say(&status_line(&self.view));
+                next_line = elapsed + LINE_EVERY;
+            }
+        }
+        self.event(EventKind::Stop);
+        drop(self.screen.take());
+        self.traffic.stop().await?;
+        self.judge.stop().await?;
+        Ok(Played { record: self.record, events: self.events, ready_seconds: self.ready_seconds })
+    }
+
+    async fn take(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::LoadUp => {
+                std::fs::write(&self.control, REQUESTS_PER_SECOND[1].to_string()).context("write the clients' rate")?;
+                self.event(EventKind::LoadStep);
+            }
+            Step::CapDown | Step::CapReleased => {}
+        }
+        if let Some(watts) = step.cap_watts() {
+            // The clock starts before the edit is sent: what the API server takes counts too.
+            self.event(EventKind::CapChanged { cap_watts: f64::from(watts) });
+            self.cap_watts = watts;
+            self.cluster.edit_cap(DOMAIN, watts).await?;
+        }
+        self.view.phase = step.title();
+        self.tell(Change { object: "script".to_owned(), what: step.title(), reason: "a person's doing".to_owned() });
+        Ok(())
+    }
+
+    /// Takes in the judge's readings, the cluster's objects and the clients' figures.
+    async fn look(&mut self) -> Result<()> {
+        self.judge.check()?;
+        self.traffic.check()?;
+        self.view.elapsed = self.start.elapsed().as_secs_f64();
+        self.tail.read()?;
+        if let Some((_, readings)) = self.tail.readings() {
+            self.view.measured(self.view.elapsed, &readings, self.cap_watts);
+        }
+        let snapshot = self.cluster.snapshot().await?;
+        for change in changes(&self.snapshot, &snapshot) {
+            self.tell(change);
+        }
+        self.note_grants(&snapshot);
+        if !self.acknowledged && snapshot.acknowledged(self.cap_watts) {
+            self.acknowledged = true;
+            self.event(EventKind::Acknowledged);
+            let now = Timestamp::now().as_second();
+            #[expect(clippy::cast_precision_loss, reason = "seconds since the start of a command")]
+            let ready = self.began.map(|began| (now - began) as f64);
+            self.ready_seconds = ready;
+        }
+        self.view.observed(&snapshot);
+        self.snapshot = snapshot;
+        self.view.requests = std::fs::read_to_string(&self.traffic_figures)
+            .ok()
+            .and_then(|text| serde_json::from_str::<TrafficFigures>(&text).ok())
+            .map(|figures| Requests {
+                per_second: figures.completed_per_second,
+                p50_ms: figures.p50_seconds.unwrap_or_default() * 1e3,
+                p99_ms: figures.p99_seconds.unwrap_or_default() * 1e3,
+            });
+        Ok(())
+    }
+
+    fn note_grants(&mut self, snapshot: &Snapshot) {
+        let granted = |snapshot: &Snapshot| -> BTreeMap<String, u32> {
+            let grants = snapshot.nodes.iter().filter_map(|node| Some((node.spec.node_name.clone(), node.spec.power_limit_watts?)));
+            grants.collect()
+        };
+        let before = granted(&self.snapshot);
+        for (node, watts) in granted(snapshot) {
+            if before.get(&node) != Some(&watts) {
+                self.event(EventKind::Granted { node, watts: f64::from(watts) });
+            }
+        }
+    }
+
+    fn tell(&mut self, change: Change) {
+        let second = self.start.elapsed().as_secs_f64();
+        if self.screen.is_none() {
+            say(&change_line(second, &change));
+        }
+        self.view.changed(second, change);
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        let wall_us = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
+        self.events.push(Event { wall_us, kind });
+    }
+}
+
+/// The folders of the nodes' simulated hardware, which `cluster run` names the directory of.
+fn hardware_folders() -> Result<Vec<String>> {
+    let directory = std::env::var("POWERCAP_CLUSTER_DIR").context("POWERCAP_CLUSTER_DIR is not set; run the demo by `cluster run`")?;
+    let nodes = Path::new(&directory).join("nodes");
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(&nodes).with_context(|| format!("list {}", nodes.display()))? {
+        folders.push(entry?.path().join("hardware").display().to_string());
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+async fn inference_address(client: &Client) -> Result<String> {
+    let service = Api::<Service>::namespaced(client.clone(), "demo").get("inference").await.context("find Service demo/inference")?;
+    let address = service.spec.and_then(|spec| spec.cluster_ip).context("Service demo/inference has no cluster IP")?;
+    Ok(format!("http://{address}:8000"))
+}

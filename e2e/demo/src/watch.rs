@@ -1,0 +1,195 @@
+//! What the cluster says of itself: our objects, read a few times a second, and what changed in them.
+
+use anyhow::{Context, Result};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use powercap_common::{
+    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    condition::{self, Truth, kind},
+};
+use serde_json::json;
+
+/// Our objects at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) domains: Vec<PowerDomain>,
+    pub(crate) policies: Vec<PowerCappingPolicy>,
+    pub(crate) nodes: Vec<NodeFrequencies>,
+}
+
+/// Something that changed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) object: String,
+    pub(crate) what: String,
+    pub(crate) reason: String,
+}
+
+/// The API, as the demo uses it.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    client: Client,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
+        let everything = ListParams::default();
+        let (domains, policies, nodes) = (
+            Api::<PowerDomain>::all(self.client.clone()),
+            Api::<PowerCappingPolicy>::all(self.client.clone()),
+            Api::<NodeFrequencies>::all(self.client.clone()),
+        );
+        let (domains, policies, nodes) =
+            tokio::try_join!(domains.list(&everything), policies.list(&everything), nodes.list(&everything))
+                .context("list PowerDomains, PowerCappingPolicies and NodeFrequencies")?;
+        Ok(Snapshot { domains: domains.items, policies: policies.items, nodes: nodes.items })
+    }
+
+    /// Edits a domain's cap, as a person would.
+    pub(crate) async fn edit_cap(&self, domain: &str, watts: u32) -> Result<()> {
+        let patch = json!({"spec": {"powerCapLimitWatts": watts}});
+        Api::<PowerDomain>::all(self.client.clone())
+            .patch(domain, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("edit powerCapLimitWatts of PowerDomain {domain}"))?;
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Whether every node holds what it was last asked to, and the domain's promises fit under this cap.
+    pub(crate) fn acknowledged(&self, cap_watts: u32) -> bool {
+        let granted: u32 = self.nodes.iter().filter_map(|node| node.spec.power_limit_watts).sum();
+        !self.nodes.is_empty()
+            && self.nodes.iter().all(|node| node.spec.power_limit_watts.is_some() && node_acknowledged(node))
+            && granted <= cap_watts
+    }
+}
+
+fn node_acknowledged(node: &NodeFrequencies) -> bool {
+    node.status
+        .as_ref()
+        .and_then(|status| status.acknowledged)
+        .is_some_and(|acknowledged| acknowledged.power_limit_watts == node.spec.power_limit_watts)
+}
+
+/// What is different in `after`, in words.
+pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for node in &after.nodes {
+        let earlier = before.nodes.iter().find(|other| other.spec.node_name == node.spec.node_name);
+        node_changes(&mut changes, earlier, node);
+    }
+    for policy in &after.policies {
+        let name = policy.metadata.name.clone().unwrap_or_default();
+        let of = |snapshot: &Snapshot| {
+            snapshot
+                .policies
+                .iter()
+                .find(|other| other.metadata.name == policy.metadata.name)
+                .and_then(|other| Some(other.status.as_ref()?.conditions.clone()))
+                .unwrap_or_default()
+        };
+        condition_changes(&mut changes, &format!("policy {name}"), &of(before), &of(after));
+    }
+    for domain in &after.domains {
+        let name = domain.metadata.name.clone().unwrap_or_default();
+        let of = |snapshot: &Snapshot| {
+            snapshot
+                .domains
+                .iter()
+                .find(|other| other.metadata.name == domain.metadata.name)
+                .and_then(|other| Some(other.status.as_ref()?.conditions.clone()))
+                .unwrap_or_default()
+        };
+        condition_changes(&mut changes, &format!("domain {name}"), &of(before), &of(after));
+    }
+    changes
+}
+
+fn node_changes(changes: &mut Vec<Change>, before: Option<&NodeFrequencies>, after: &NodeFrequencies) {
+    let object = format!("node {}", after.spec.node_name);
+    let grant = |node: Option<&NodeFrequencies>| node.and_then(|node| node.spec.power_limit_watts);
+    if grant(before) != grant(Some(after)) {
+        let words = |watts: Option<u32>| watts.map_or_else(|| "no limit".to_owned(), |watts| format!("{watts} W"));
+        changes.push(Change {
+            object: object.clone(),
+            what: format!("grant {} → {}", words(grant(before)), words(grant(Some(after)))),
+            reason: after.spec.domains.first().map_or_else(|| "Released".to_owned(), |_| "DomainCap".to_owned()),
+        });
+    }
+    let held = |node: Option<&NodeFrequencies>| {
+        node.and_then(|node| node.status.as_ref()?.acknowledged.and_then(|held| held.power_limit_watts))
+    };
+    if held(before) != held(Some(after)) {
+        if let Some(watts) = held(Some(after)) {
+            changes.push(Change { object, what: format!("holds {watts} W"), reason: "Applied".to_owned() });
+        }
+    }
+}
+
+fn condition_changes(
+    changes: &mut Vec<Change>,
+    object: &str,
+    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    after: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+) {
+    for type_ in [kind::CAP_TRIGGERED, kind::WITHIN_CAP, kind::DATA_FRESH, kind::FEASIBLE] {
+        let now = condition::truth(after, type_);
+        if now == condition::truth(before, type_) || (now == Truth::Unknown && before.is_empty()) {
+            continue;
+        }
+        let reason = after.iter().find(|condition| condition.type_ == type_).map(|condition| condition.reason.clone());
+        changes.push(Change {
+            object: object.to_owned(),
+            what: format!("{type_} is {}", now.as_str()),
+            reason: reason.unwrap_or_default(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use powercap_common::api::{Acknowledged, NodeFrequenciesSpec, NodeFrequenciesStatus};
+
+    fn snapshot(granted: u32, held: u32) -> Snapshot {
+        let mut node = NodeFrequencies::new(
+            "n1",
+            NodeFrequenciesSpec {
+                node_name: "n1".into(),
+                domains: vec!["rack".into()],
+                power_limit_watts: Some(granted),
+                ..Default::default()
+            },
+        );
+        node.status = Some(NodeFrequenciesStatus {
+            acknowledged: Some(Acknowledged { power_limit_watts: Some(held), ..Default::default() }),
+            ..Default::default()
+        });
+        Snapshot { nodes: vec![node], ..Default::default() }
+    }
+
+    #[test]
+    fn a_cut_is_acknowledged_when_the_node_holds_it() {
+        assert!(!Snapshot::default().acknowledged(1000));
+        assert!(!snapshot(900, 1000).acknowledged(1000));
+        assert!(snapshot(900, 900).acknowledged(1000));
+        assert!(!snapshot(900, 900).acknowledged(800));
+    }
+
+    #[test]
+    fn changes_are_told_once_with_their_reason() {
+        let (before, after) = (snapshot(900, 900), snapshot(800, 900));
+        let told = changes(&before, &after);
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].what.as_str(), told[0].reason.as_str()), ("grant 900 W → 800 W", "DomainCap"));
+        assert!(changes(&after, &after).is_empty());
+    }
+}

@@ -1,0 +1,210 @@
+//! Deploys as a person would, with kubectl, and waits until everything runs: what the demo and the
+//! tests share.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, Client, api::ListParams};
+use serde::Deserialize;
+use tokio::{io::AsyncWriteExt, process::Command};
+
+/// How long a deployment may take before the demo gives up and says what is missing.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the manifests are, and what to leave out of them.
+pub struct Deployment {
+    /// The folder `manifests`.
+    pub manifests: PathBuf,
+    /// Objects whose `app.kubernetes.io/component` begins with one of these are left out: the negative control.
+    pub without: Vec<String>,
+}
+
+impl Deployment {
+    /// `kubectl apply -k` of the CRDs, then of the demo overlay.
+    pub async fn apply(&self) -> Result<()> {
+        kubectl(&["apply", "--server-side", "-k", &self.path("crds")], None).await?;
+        kubectl(
+            &[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=30s",
+                "-k",
+                &self.path("crds"),
+            ],
+            None,
+        )
+        .await?;
+        if self.without.is_empty() {
+            kubectl(
+                &["apply", "--server-side", "-k", &self.path("overlays/demo")],
+                None,
+            )
+            .await?;
+            return Ok(());
+        }
+        let everything = kubectl(&["kustomize", &self.path("overlays/demo")], None).await?;
+        kubectl(
+            &["apply", "--server-side", "-f", "-"],
+            Some(&leave_out(&everything, &self.without)),
+        )
+        .await?;
+        Ok(())
+    }
+
+    fn path(&self, below: &str) -> String {
+        Path::new(&self.manifests).join(below).display().to_string()
+    }
+}
+
+/// The documents whose component is not left out.
+fn leave_out(yaml: &str, without: &[String]) -> String {
+    let stays = |document: &&str| {
+        let component = serde_saphyr::from_str::<Labelled>(document)
+            .ok()
+            .and_then(|object| object.metadata.labels?.component)
+            .unwrap_or_default();
+        !without
+            .iter()
+            .any(|left_out| component.starts_with(left_out.as_str()))
+    };
+    yaml.split("\n---\n")
+        .filter(stays)
+        .collect::<Vec<_>>()
+        .join("\n---\n")
+}
+
+#[derive(Deserialize)]
+struct Labelled {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    labels: Option<Labels>,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(rename = "app.kubernetes.io/component")]
+    component: Option<String>,
+}
+
+async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String> {
+    let mut child = Command::new("kubectl")
+        .args(arguments)
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start kubectl; the demo runs inside `cluster run`, which puts it on PATH")?;
+    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), input) {
+        pipe.write_all(text.as_bytes())
+            .await
+            .context("hand manifests to kubectl")?;
+    }
+    let output = child.wait_with_output().await.context("wait for kubectl")?;
+    if !output.status.success() {
+        bail!(
+            "kubectl {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits until every node offers its boards and every pod is Ready, saying now and then what is missing.
+pub async fn wait_until_running(client: &Client, mut say: impl FnMut(&str)) -> Result<()> {
+    let begun = Instant::now();
+    let mut said = String::new();
+    loop {
+        let missing = missing(client).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let text = format!("waiting for {}", missing.join(", "));
+        if begun.elapsed() > PATIENCE {
+            bail!(
+                "after {} s still {text}; the cluster's logs say why",
+                PATIENCE.as_secs()
+            );
+        }
+        if text != said {
+            say(&text);
+            said = text;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+async fn missing(client: &Client) -> Result<Vec<String>> {
+    let everything = ListParams::default();
+    let (nodes, pods) = (
+        Api::<Node>::all(client.clone()),
+        Api::<Pod>::all(client.clone()),
+    );
+    let (nodes, pods) = tokio::try_join!(nodes.list(&everything), pods.list(&everything))
+        .context("list nodes and pods")?;
+    let mut missing: Vec<_> = nodes
+        .items
+        .iter()
+        .filter(|node| !has_boards(node))
+        .map(|node| format!("boards of {}", name(&node.metadata)))
+        .collect();
+    let unready: Vec<_> = pods.items.iter().filter(|pod| !is_ready(pod)).collect();
+    match unready.as_slice() {
+        [] if pods.items.is_empty() => missing.push("the first pods".to_owned()),
+        [] => {}
+        [first, rest @ ..] => missing.push(format!(
+            "{} of {} pods (first {})",
+            rest.len() + 1,
+            pods.items.len(),
+            name(&first.metadata)
+        )),
+    }
+    Ok(missing)
+}
+
+fn name(metadata: &kube::api::ObjectMeta) -> &str {
+    metadata.name.as_deref().unwrap_or("?")
+}
+
+fn has_boards(node: &Node) -> bool {
+    node.status
+        .as_ref()
+        .and_then(|status| status.allocatable.as_ref()?.get("nvidia.com/gpu"))
+        .is_some_and(|count| count.0 != "0")
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_negative_control_leaves_out_one_component_alone() {
+        let yaml = "kind: A\nmetadata:\n  name: a\n---\nkind: B\nmetadata:\n  labels:\n    app.kubernetes.io/component: actuator-node\n---\nkind: C\nmetadata:\n  labels:\n    app.kubernetes.io/component: recommender\n";
+        let left = leave_out(yaml, &["actuator".to_owned()]);
+        assert!(left.contains("kind: A") && left.contains("kind: C"));
+        assert!(!left.contains("kind: B"), "{left}");
+    }
+}

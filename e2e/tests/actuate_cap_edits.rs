@@ -1,0 +1,87 @@
+//! From metric to megahertz: an edit of a cap ends in clocks and watts on boards, and its end in their return.
+
+mod rack;
+
+use powercap_common::condition::{Truth, kind};
+use rack::Rack;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_policy_cut_slows_its_own_boards_alone_and_says_so() {
+    let rack = Rack::ready().await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 17_000})).await;
+    rack.edit_policy("training", json!({"powerCapLimitWatts": 2800})).await;
+
+    rack.eventually("training draws less than its new cap, and reports it", 30, async |rack| {
+        rack.policy("training").await.status.and_then(|status| status.current_power_watts).is_some_and(|watts| watts <= 2800)
+    })
+    .await;
+    assert_eq!(rack.policy_condition("training", kind::WITHIN_CAP).await, (Truth::True, "PowerBelowCap".into()));
+
+    for node in rack.nodes().await {
+        let capped: Vec<_> = node.spec.gpu_frequencies.iter().filter(|ceiling| ceiling.set_by.ends_with("/training")).collect();
+        assert_eq!(capped.len(), 4, "four boards of each node train");
+        for ceiling in capped {
+            assert!(ceiling.power_limit_watts.is_some_and(|watts| watts <= 350), "{ceiling:?}");
+            let status = node.status.as_ref().unwrap();
+            let gpu = status.gpus.iter().find(|gpu| gpu.uuid == ceiling.uuid).unwrap();
+            assert!(gpu.target_graphics_megahertz.is_some_and(|clock| clock < gpu.max_graphics_megahertz), "{gpu:?}");
+        }
+    }
+    // The simulator agrees: the clocks of four boards a node are down, those of the others are not bound.
+    for (node, power) in rack.truth() {
+        let slow = power.board_watts.iter().filter(|watts| (150.0..=360.0).contains(*watts)).count();
+        assert!(slow >= 4, "{node}: {:?}", power.board_watts);
+    }
+}
+
+#[tokio::test]
+async fn a_domain_cut_holds_at_the_meter_within_seconds_and_returns() {
+    let rack = Rack::ready().await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 8000})).await;
+    rack.eventually("true power is below 8,000 W", 5, async |rack| rack.true_watts() <= 8000.0).await;
+    rack.eventually("both nodes acknowledge", 10, async |rack| {
+        let granted: u32 = rack.nodes().await.iter().filter_map(|node| node.spec.power_limit_watts).sum();
+        granted <= 8000 && rack.all_hold().await
+    })
+    .await;
+    rack.throughout("true power stays below 8,000 W", 10, async |rack| rack.true_watts() <= 8000.0).await;
+
+    rack.edit_domain(json!({"powerCapLimitWatts": 17_000})).await;
+    rack.eventually("power returns", 30, async |rack| rack.true_watts() > 8500.0).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_advises_reports_and_changes_nothing() {
+    let rack = Rack::ready().await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 17_000})).await;
+    rack.edit_policy("training", json!({"powerCapLimitWatts": 2000, "mode": "Advise"})).await;
+    rack.eventually("training reports that it is above its cap", 30, async |rack| {
+        rack.policy_condition("training", kind::WITHIN_CAP).await.0 == Truth::False
+    })
+    .await;
+    let status = rack.policy("training").await.status.unwrap();
+    assert!(status.recommended_max_megahertz.is_some() && status.recommended_device_watts.is_some(), "{status:?}");
+    rack.eventually("no board is held for training", 10, async |rack| {
+        let nodes = rack.nodes().await;
+        nodes.iter().flat_map(|node| &node.spec.gpu_frequencies).all(|ceiling| !ceiling.set_by.ends_with("/training"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_the_last_cap_goes_the_boards_are_released() {
+    let rack = Rack::ready().await;
+    rack.remove_caps().await;
+    rack.eventually("every node says Released", 30, async |rack| {
+        rack.nodes().await.iter().all(|node| {
+            let conditions = node.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+            node.spec.release && conditions.iter().any(|condition| condition.reason == "Released")
+        })
+    })
+    .await;
+    rack.eventually("boards that work run at full clock", 10, async |rack| {
+        rack.truth().iter().all(|(_, power)| power.clock_mhz.contains(&1980))
+    })
+    .await;
+}

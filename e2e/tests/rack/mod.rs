@@ -1,0 +1,166 @@
+//! The demo's rack as the tests use it: deployed once, put back to its manifests at the start of each
+//! test, and read in two ways: as the API tells it, and as the simulator knows it to be.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use powercap_common::{
+    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    condition::{self, Truth},
+};
+use powercap_e2e::deployment::{Deployment, wait_until_running};
+use powercap_simulator::judge::record::{NodePower, Watcher};
+use serde_json::{Value, json};
+
+/// Two nodes of eight boards, a training and an inference workload, a domain and two policies.
+pub struct Rack {
+    pub client: Client,
+}
+
+impl Rack {
+    /// The rack with everything running, its caps as the manifests say, and every node holding its grant.
+    pub async fn ready() -> Self {
+        let rack = Self { client: powercap_e2e::client().await };
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+        Deployment { manifests, without: Vec::new() }.apply().await.unwrap();
+        wait_until_running(&rack.client, |_| {}).await.unwrap();
+        rack.eventually("every node holds its grant", 60, async |rack| rack.all_hold().await).await;
+        rack
+    }
+
+    /// Looks five times a second until the claim holds; fails with the state of the rack.
+    pub async fn eventually(&self, claim: &str, seconds: u64, holds: impl AsyncFn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !holds(self).await {
+            assert!(
+                begun.elapsed() < Duration::from_secs(seconds),
+                "after {seconds} s not so: {claim}\n{}",
+                self.state().await
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Looks five times a second for the whole time; fails at the first look at which the claim does not hold.
+    pub async fn throughout(&self, claim: &str, seconds: u64, holds: impl AsyncFn(&Self) -> bool) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            assert!(holds(self).await, "no longer so: {claim}\n{}", self.state().await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub async fn all_hold(&self) -> bool {
+        let nodes = self.nodes().await;
+        nodes.len() == 2
+            && nodes.iter().all(|node| {
+                let held = node.status.as_ref().and_then(|status| status.acknowledged);
+                held.is_some_and(|held| held.epoch == node.spec.epoch && held.power_limit_watts.is_some())
+            })
+    }
+
+    pub async fn nodes(&self) -> Vec<NodeFrequencies> {
+        Api::<NodeFrequencies>::all(self.client.clone()).list(&ListParams::default()).await.unwrap().items
+    }
+
+    pub async fn domain(&self) -> PowerDomain {
+        Api::<PowerDomain>::all(self.client.clone()).get("rack").await.unwrap()
+    }
+
+    pub async fn policy(&self, name: &str) -> PowerCappingPolicy {
+        Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo").get(name).await.unwrap()
+    }
+
+    pub async fn edit_domain(&self, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        Api::<PowerDomain>::all(self.client.clone()).patch("rack", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub async fn edit_policy(&self, name: &str, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
+        policies.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub async fn remove_caps(&self) {
+        let (now, everything) = (DeleteParams::default(), ListParams::default());
+        Api::<PowerDomain>::all(self.client.clone()).delete_collection(&now, &everything).await.unwrap();
+        let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
+        policies.delete_collection(&now, &everything).await.unwrap();
+    }
+
+    /// What a policy's condition says, and why.
+    pub async fn policy_condition(&self, name: &str, kind: &str) -> (Truth, String) {
+        let conditions = self.policy(name).await.status.unwrap_or_default().conditions;
+        let reason = conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.clone());
+        (condition::truth(&conditions, kind), reason.unwrap_or_default())
+    }
+
+    pub async fn scale(&self, namespace: &str, deployment: &str, replicas: u32) {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(self.client.clone(), namespace)
+            .patch(deployment, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// Pods of a namespace with this label.
+    pub async fn pods(&self, namespace: &str, label: &str) -> Vec<Pod> {
+        let labelled = ListParams::default().labels(label);
+        Api::<Pod>::namespaced(self.client.clone(), namespace).list(&labelled).await.unwrap().items
+    }
+
+    pub async fn kill_pod(&self, pod: &Pod) {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), pod.metadata.namespace.as_ref().unwrap());
+        let at_once = DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        pods.delete(pod.metadata.name.as_ref().unwrap(), &at_once).await.unwrap();
+    }
+
+    /// True power of each node now, as the simulator knows it.
+    pub fn truth(&self) -> Vec<(String, NodePower)> {
+        let mut nodes = Vec::new();
+        for folder in hardware_folders() {
+            let sample = Watcher::new(&folder).unwrap().look(1);
+            nodes.push((sample.node, sample.power.expect("the simulation runs")));
+        }
+        nodes
+    }
+
+    /// True power of all nodes together, alternating current.
+    pub fn true_watts(&self) -> f64 {
+        self.truth().iter().map(|(_, power)| power.ac_watts).sum()
+    }
+
+    async fn state(&self) -> String {
+        let mut state = format!("true power {:.0} W\n", self.true_watts());
+        let mut add = |what: &dyn Debug| state.push_str(&format!("{what:?}\n"));
+        for node in self.nodes().await {
+            add(&node.spec);
+            add(&node.status);
+        }
+        for name in ["training", "inference"] {
+            let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
+            add(&policies.get_opt(name).await.unwrap().map(|policy| policy.status));
+        }
+        state
+    }
+}
+
+fn hardware_folders() -> Vec<PathBuf> {
+    let directory = std::env::var("POWERCAP_CLUSTER_DIR").expect("run by `cluster run`");
+    let mut folders: Vec<_> = std::fs::read_dir(Path::new(&directory).join("nodes"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("hardware"))
+        .collect();
+    folders.sort();
+    folders
+}

@@ -1,0 +1,56 @@
+//! The telemetry is real: exporters in their true formats, scraped by a real Prometheus, alerts in a real
+//! Alertmanager, usage from a real metrics-server.
+
+mod rack;
+
+use rack::Rack;
+use serde_json::Value;
+
+/// A GET through the API server's proxy to a Service.
+async fn get(rack: &Rack, namespace: &str, service: &str, path: &str) -> Value {
+    let url = format!("/api/v1/namespaces/{namespace}/services/{service}/proxy{path}");
+    let request = http::Request::get(url).body(Vec::new()).unwrap();
+    serde_json::from_str(&rack.client.request_text(request).await.unwrap()).unwrap()
+}
+
+async fn query(rack: &Rack, promql: &str) -> Vec<Value> {
+    let path = format!("/api/v1/query?query={}", promql.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace(' ', "%20"));
+    let answer = get(rack, "monitoring", "prometheus:http", &path).await;
+    answer["data"]["result"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn prometheus_scrapes_every_target_and_renames_labels_as_the_exporters_monitor_does() {
+    let rack = Rack::ready().await;
+    rack.eventually("16 boards, 16 of them with a workload's labels, none down", 60, async |rack| {
+        query(rack, "DCGM_FI_DEV_POWER_USAGE").await.len() == 16
+            && query(rack, r#"DCGM_FI_DEV_POWER_USAGE{exported_namespace="demo"}"#).await.len() == 16
+            && query(rack, r#"DCGM_FI_DEV_POWER_USAGE{namespace="simulated-hardware"}"#).await.len() == 16
+            && query(rack, "kepler_pod_cpu_watts").await.len() > 1
+            && query(rack, "powercap_domain_power_watts").await.len() == 1
+            && query(rack, "up == 0").await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn alertmanager_is_there_and_prometheus_knows_it() {
+    let rack = Rack::ready().await;
+    rack.eventually("Prometheus sends alerts to Alertmanager", 60, async |rack| {
+        let known = get(rack, "monitoring", "prometheus:http", "/api/v1/alertmanagers").await;
+        known["data"]["activeAlertmanagers"].as_array().is_some_and(|active| active.len() == 1)
+    })
+    .await;
+    let status = get(&rack, "monitoring", "alertmanager:http", "/api/v2/status").await;
+    assert!(status["versionInfo"]["version"].is_string(), "{status}");
+}
+
+#[tokio::test]
+async fn the_domain_reports_what_the_meter_shows() {
+    let rack = Rack::ready().await;
+    rack.eventually("the domain's power is within 10 percent of the truth", 60, async |rack| {
+        let reported = rack.domain().await.status.and_then(|status| status.current_power_watts);
+        reported.is_some_and(|watts| (f64::from(watts) / rack.true_watts() - 1.0).abs() < 0.10)
+    })
+    .await;
+}
