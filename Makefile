@@ -84,7 +84,7 @@ push: images ## push the images: make push REGISTRY=registry.example.com/powerca
 install: ## deploy to the cluster of your present context: make install CLUSTER=existing OVERLAY=manifests/base
 	@$(existing)
 	kubectl apply --server-side -k manifests/crds
-	kubectl wait --for=condition=Established --timeout=30s -k manifests/crds
+	kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
 	kubectl apply --server-side -k $(OVERLAY)
 
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing

@@ -16,6 +16,13 @@ use tokio::{io::AsyncWriteExt, process::Command};
 /// How long a deployment may take before the demo gives up and says what is missing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What must be known to the API server before objects of our kinds can be applied.
+const DEFINITIONS: [&str; 3] = [
+    "crd/powercappingpolicies.powercapping.io",
+    "crd/powerdomains.powercapping.io",
+    "crd/nodefrequencies.powercapping.io",
+];
+
 /// Where the manifests are, and what to leave out of them.
 pub struct Deployment {
     /// The folder `manifests`.
@@ -28,17 +35,9 @@ impl Deployment {
     /// `kubectl apply -k` of the CRDs, then of the demo overlay.
     pub async fn apply(&self) -> Result<()> {
         kubectl(&["apply", "--server-side", "-k", &self.path("crds")], None).await?;
-        kubectl(
-            &[
-                "wait",
-                "--for=condition=Established",
-                "--timeout=30s",
-                "-k",
-                &self.path("crds"),
-            ],
-            None,
-        )
-        .await?;
+        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+        wait.extend(DEFINITIONS);
+        kubectl(&wait, None).await?;
         if self.without.is_empty() {
             kubectl(
                 &["apply", "--server-side", "-k", &self.path("overlays/demo")],

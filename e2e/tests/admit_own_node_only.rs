@@ -1,4 +1,5 @@
 //! An agent may write about its own node and nothing else, by the token that its pod really gets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
 mod rack;
 
@@ -7,7 +8,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, ServiceAccount},
 };
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{Patch, PatchParams, PostParams},
     config::AuthInfo,
 };
@@ -49,9 +50,9 @@ async fn as_agent(rack: &Rack, pod: Option<&Pod>) -> Client {
     });
     let request = TokenRequest { spec: TokenRequestSpec { bound_object_ref: bound, ..Default::default() }, ..Default::default() };
     let answer = accounts.create_token_request("powercap-actuator-node", &PostParams::default(), &request).await.unwrap();
-    let config: Config = powercap_e2e::cluster::existing::config().await.unwrap();
-    let auth_info = AuthInfo { token: Some(answer.status.unwrap().token.into()), ..Default::default() };
-    Client::try_from(Config { auth_info, ..config }).unwrap()
+    let mut config = powercap_e2e::cluster::existing::config().await.unwrap();
+    config.auth_info = AuthInfo { token: Some(answer.status.unwrap().token.into()), ..Default::default() };
+    Client::try_from(config).unwrap()
 }
 
 async fn write_status(client: &Client, node: &str) -> Result<(), kube::Error> {

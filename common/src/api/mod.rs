@@ -3,6 +3,7 @@
 //! One Rust type makes the CRD, its validation by the API server and the reference page. A field stands
 //! here only if something honours it. Raw numbers carry their unit in their name; what a decision may
 //! rely on are the validated types in [`crate::policy`] and [`crate::domain`].
+#![allow(clippy::duplicated_attributes, reason = "each printcolumn(…) of kube's derive names its own keys")]
 
 mod node_frequencies;
 mod power_capping_policy;

@@ -56,7 +56,7 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    match run(Flags::parse()) {
+    match run(&Flags::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(flags: Flags) -> Result<bool> {
+async fn run(flags: &Flags) -> Result<bool> {
     powercap_process::install_tls_provider();
     std::fs::create_dir_all(&flags.out).with_context(|| format!("create {}", flags.out.display()))?;
     let client = kube::Client::try_from(existing::config().await?).context("make a client for the cluster")?;

@@ -127,10 +127,8 @@ fn node_changes(changes: &mut Vec<Change>, before: Option<&NodeFrequencies>, aft
     let held = |node: Option<&NodeFrequencies>| {
         node.and_then(|node| node.status.as_ref()?.acknowledged.and_then(|held| held.power_limit_watts))
     };
-    if held(before) != held(Some(after)) {
-        if let Some(watts) = held(Some(after)) {
-            changes.push(Change { object, what: format!("holds {watts} W"), reason: "Applied".to_owned() });
-        }
+    if let Some(watts) = held(Some(after)).filter(|watts| held(before) != Some(*watts)) {
+        changes.push(Change { object, what: format!("holds {watts} W"), reason: "Applied".to_owned() });
     }
 }
 

@@ -145,6 +145,11 @@ impl Image {
                 files.entry(library.clone()).or_insert(library);
             }
         }
+        // Whom TLS clients trust, as base images have it; a host without it makes images without it.
+        let authorities = Path::new("/etc/ssl/certs/ca-certificates.crt");
+        if authorities.exists() {
+            files.insert(authorities.into(), authorities.into());
+        }
         Ok(files)
     }
 
@@ -196,17 +201,19 @@ impl Image {
 /// When a file cannot be read or written.
 pub fn provide(packages: &Path, target: &Path) -> Result<(), Error> {
     let program = |name: &str| packages.join("usr/bin").join(name);
-    let images = [
-        ("prometheus", program("prometheus")),
-        ("alertmanager", program("prometheus-alertmanager")),
-    ];
-    for (name, program) in images {
+    // Alertmanager as Debian builds it reads its default templates from files.
+    let templates = packages.join("usr/share/prometheus/alertmanager");
+    let alertmanager = ["default.tmpl", "email.tmpl"].map(|name| (templates.join(name), name)).into_iter().fold(
+        Image::new("alertmanager:dev", &["/usr/bin/alertmanager"])
+            .file(program("prometheus-alertmanager"), "/usr/bin/alertmanager"),
+        |image, (host, name)| image.file(host, &format!("/usr/share/prometheus/alertmanager/{name}")),
+    );
+    let prometheus = Image::new("prometheus:dev", &["/usr/bin/prometheus"])
+        .file(program("prometheus"), "/usr/bin/prometheus");
+    for (name, image) in [("prometheus", prometheus), ("alertmanager", alertmanager)] {
         let archive = target.join(format!("{name}.tar"));
         if !archive.exists() {
-            let path = format!("/usr/bin/{name}");
-            Image::new(&format!("{name}:dev"), &[&path])
-                .file(program, &path)
-                .write(&archive)?;
+            image.write(&archive)?;
         }
     }
     Ok(())

@@ -1,0 +1,80 @@
+//! The command line.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use powercap_process::LogFormat;
+
+/// Applies NodeFrequencies: keeps each node inside the watts it was granted.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Flags {
+    /// How log lines are written; what is logged is set by RUST_LOG (default: info).
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+    /// What this process does.
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// What a process does.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Runs on every node: applies its NodeFrequencies to the boards and CPUs, keeps the node inside its
+    /// grant ten times a second, and reports what really holds. At its end every ceiling stays in force.
+    Node(NodeFlags),
+}
+
+/// The node role.
+#[derive(Args, Clone, Debug)]
+pub struct NodeFlags {
+    /// The node this runs on: the name of its NodeFrequencies.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// The NVML library: a file name for the linker to find, or a path. Where there is none, the node
+    /// counts as one without boards, and it is looked for again every 30 s.
+    #[arg(long, default_value = "libnvidia-ml.so.1", value_name = "FILE")]
+    pub nvml_library: OsString,
+    /// Where the kernel shows cpufreq policies.
+    #[arg(long, default_value = "/sys/devices/system/cpu/cpufreq", value_name = "FOLDER")]
+    pub cpufreq_root: PathBuf,
+    /// Where the kernel shows RAPL energy counters.
+    #[arg(long, default_value = "/sys/class/powercap", value_name = "FOLDER")]
+    pub powercap_root: PathBuf,
+    /// Time from one decision to the next, in milliseconds (20 to 1000). Devices are sampled as often.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
+    pub loop_period_ms: u64,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+}
+
+impl NodeFlags {
+    /// Time from one decision to the next.
+    #[must_use]
+    pub const fn loop_period(&self) -> Duration {
+        Duration::from_millis(self.loop_period_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_needs_its_name_alone() {
+        let flags = Flags::try_parse_from(["powercap-actuator", "node", "--node-name", "n1"]).unwrap();
+        let Role::Node(flags) = flags.role;
+        assert_eq!(flags.loop_period(), Duration::from_millis(100));
+        assert!(
+            Flags::try_parse_from(["powercap-actuator", "node", "--node-name", "n1", "--loop-period-ms", "1"]).is_err()
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Hands a plan to the devices' threads. Never waits: a thread that is busy finds the newest order
+//! when it comes back.
+
+use super::{decide::Plan, observe::Devices};
+
+/// Hands the plan's writes to the devices, and tells each board's thread above which power to ring.
+pub fn apply(plan: &Plan, boards: &[std::sync::Arc<str>], devices: &Devices) {
+    for write in &plan.boards {
+        if let Some(channel) = devices.board(&write.uuid) {
+            channel.order(write.clone());
+        }
+    }
+    for (uuid, account) in boards.iter().zip(&plan.account.boards) {
+        if let Some(channel) = devices.board(uuid) {
+            channel.alarm_above(account.share);
+        }
+    }
+    devices.host.order(&plan.cpus);
+}

@@ -1,0 +1,274 @@
+//! The clock ceiling of one board, by feedback from its power.
+//!
+//! What must hold: power above the share lowers the ceiling at once, in proportion to the excess; it is
+//! raised slowly, only while it is the ceiling that holds the board back, and a step that proved too
+//! high is left alone for a while, so that the clock settles instead of hunting.
+//!
+//! ```text
+//!            power > share                        room for a step, held by the ceiling
+//!   ┌─────────────────────────────┐            ┌──────────────────────────────────────┐
+//!   ▼                             │            │                                      │
+//! lowered ──── settles 0.2 s ────▶ watching ◀──┴── raised (a step proved too high: barred)
+//!                                   │
+//!                                   └─ idle for 2 s ─▶ at the clock that full load may have
+//! ```
+//!
+//! The starting model: above idle, power goes as f^2.3 (measured on an A100 under compute-bound load);
+//! close to the highest clock it is steeper, so raising reckons with f^3.5.
+
+use std::time::Duration;
+
+use powercap_common::{
+    reason::Reason,
+    units::{Megahertz, Watts},
+};
+
+use crate::hardware::{BoardReading, BoardTraits, ClockGrid};
+
+/// Time that a new ceiling needs to show in the power reading.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Raises come no faster than this.
+const RAISE_PERIOD: Duration = Duration::from_millis(300);
+/// Below this share of the highest limit a board has nothing to do.
+const IDLE_PERCENT: u32 = 20;
+/// How long it must have had nothing to do.
+const IDLE_FOR: Duration = Duration::from_secs(2);
+/// First pause after a step that proved too high; doubles up to the longest.
+const FIRST_BAR: Duration = Duration::from_secs(10);
+const LONGEST_BAR: Duration = Duration::from_secs(320);
+/// Exponents of power over clock, for lowering and for raising.
+const EXPONENT: f64 = 2.3;
+const STEEP_EXPONENT: f64 = 3.5;
+/// Weight of the newest reading in the mean.
+const NEWEST: f64 = 0.3;
+/// The same for a reading below what the board draws outside its pauses.
+const NEWEST_BELOW: f64 = 0.01;
+/// The same for the clock.
+const NEWEST_CLOCK: f64 = 0.15;
+/// Above this share of its share a board that does not reach its ceiling is held by its own limiter.
+const LIMITER_HOLDS: f64 = 0.85;
+
+/// What the feedback remembers of one board.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Governor {
+    pub(super) ceiling: Megahertz,
+    share: Watts,
+    /// The mean of the last readings.
+    mean: f64,
+    /// The same, but falling slowly: what the board draws outside its pauses.
+    high: f64,
+    lowest: f64,
+    /// The mean of the last clocks.
+    clock: f64,
+    changed_at: Duration,
+    raised_at: Option<Duration>,
+    bar: Option<Bar>,
+    idle_since: Option<Duration>,
+}
+
+/// A ceiling that proved too high.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bar {
+    clock: Megahertz,
+    share: Watts,
+    until: Duration,
+    pause: Duration,
+}
+
+/// What the feedback looks at.
+pub(super) struct Situation<'a> {
+    pub traits: &'a BoardTraits,
+    pub grid: &'a ClockGrid,
+    pub reading: &'a BoardReading,
+    /// The most that the board may draw now.
+    pub share: Watts,
+    /// The highest ceiling that it may have.
+    pub top: Megahertz,
+    pub now: Duration,
+}
+
+impl Governor {
+    /// The first ceiling of a board: where it would draw its share by the model.
+    pub(super) fn start(at: &Situation<'_>) -> (Self, Reason) {
+        let governor = Self {
+            ceiling: at.top,
+            share: at.share,
+            mean: at.reading.power.as_f64(),
+            high: at.reading.power.as_f64(),
+            lowest: at.traits.max_limit.percent(12).as_f64().min(at.reading.power.as_f64()),
+            clock: f64::from(at.ran_at(at.top).get()),
+            changed_at: at.now,
+            raised_at: None,
+            bar: None,
+            idle_since: at.idle().then_some(at.now),
+        };
+        let ceiling = governor.modelled(at);
+        (Self { ceiling, ..governor }, Reason::EnvelopeReached)
+    }
+
+    /// The next ceiling, and why it differs from the last one, if it does.
+    pub(super) fn next(mut self, at: &Situation<'_>) -> (Self, Option<Reason>) {
+        let power = at.reading.power.as_f64();
+        self.lowest = self.lowest.min(power);
+        let settling = at.now.saturating_sub(self.changed_at) < SETTLE;
+        self.mean = if settling { power } else { self.mean + NEWEST * (power - self.mean) };
+        let weight = if power > self.high { NEWEST } else { NEWEST_BELOW };
+        if !settling {
+            self.high += weight * (power - self.high);
+        }
+        self.idle_since = at.idle().then(|| self.idle_since.unwrap_or(at.now));
+
+        let clock = f64::from(at.ran_at(self.ceiling).get());
+        self.clock = if settling { clock } else { self.clock + NEWEST_CLOCK * (clock - self.clock) };
+
+        let cut = at.share < self.share;
+        let grown = at.share > self.share;
+        self.share = at.share;
+        if self.ceiling > at.top {
+            return self.to(at.top, at.now, None);
+        }
+        if let Some(since) = self.idle_since {
+            return self.idle(at, since, cut || grown);
+        }
+        let share = at.share.as_f64();
+        let above = power > share * 1.03 || (self.mean > share * 1.003 && !settling);
+        if above && (cut || !settling) {
+            return self.lowered(at);
+        }
+        if cut && self.ceiling > self.modelled(at) && power > share * 0.9 {
+            let ceiling = self.modelled(at);
+            return self.to(ceiling, at.now, Some(Reason::EnvelopeReached));
+        }
+        if let Some(held) = self.limiter_holds(at).filter(|_| !settling) {
+            self.bar(self.ceiling, at);
+            return self.to(held, at.now, Some(Reason::DeviceLimitReached));
+        }
+        self.raised(at)
+    }
+
+    /// The ceiling just above the clock at which the board's own limiter holds it, when it does. Without
+    /// it the limiter would let go in every pause of the load, and power would overshoot after it.
+    fn limiter_holds(&self, at: &Situation<'_>) -> Option<Megahertz> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of clocks")]
+        let clock = Megahertz::new(self.clock as u32);
+        let ceiling = at.grid.above(clock, 1);
+        let busy = at.reading.power.as_f64() >= at.share.as_f64() * LIMITER_HOLDS && at.share < at.traits.max_limit;
+        (busy && at.grid.above(clock, 2) < self.ceiling).then_some(ceiling)
+    }
+
+    /// Leaves this ceiling alone for a while, twice as long each time.
+    fn bar(&mut self, clock: Megahertz, at: &Situation<'_>) {
+        let pause = self.bar.map_or(FIRST_BAR, |bar| (bar.pause * 2).min(LONGEST_BAR));
+        let clock = self.bar.map_or(clock, |bar| bar.clock.min(clock));
+        self.bar = Some(Bar { clock, share: at.share, until: at.now + pause, pause });
+    }
+
+    /// Nothing to do: wait where full load would draw the share, so that a step of load is no overshoot.
+    fn idle(self, at: &Situation<'_>, since: Duration, share_changed: bool) -> (Self, Option<Reason>) {
+        let ceiling = self.modelled(at);
+        let patient = at.now.saturating_sub(since) >= IDLE_FOR || share_changed;
+        if ceiling < self.ceiling && patient {
+            return self.to(ceiling, at.now, Some(Reason::EnvelopeReached));
+        }
+        if ceiling > self.ceiling && at.now.saturating_sub(self.changed_at) >= RAISE_PERIOD {
+            return self.to(ceiling, at.now, Some(Reason::RoomToRaise));
+        }
+        (self, None)
+    }
+
+    fn lowered(mut self, at: &Situation<'_>) -> (Self, Option<Reason>) {
+        let proved_too_high =
+            self.raised_at.is_some_and(|raised| at.now.saturating_sub(raised) < Duration::from_secs(5));
+        if proved_too_high {
+            self.bar(self.ceiling, at);
+        }
+        let ran_at = at.ran_at(self.ceiling);
+        let target = at.grid.snap_down(ran_at.scaled(self.ratio(at)));
+        let below = at.grid.snap_down(Megahertz::new(ran_at.get().saturating_sub(1)));
+        let ceiling = target.min(below).min(self.ceiling);
+        self.raised_at = None;
+        self.to(ceiling, at.now, Some(Reason::EnvelopeReached))
+    }
+
+    fn raised(mut self, at: &Situation<'_>) -> (Self, Option<Reason>) {
+        let one_above = at.grid.above(self.ceiling, 1).min(at.top);
+        let below = f64::from(self.ceiling.get()) - 0.6 * f64::from(one_above.get() - self.ceiling.get());
+        let held = at.ran_at(self.ceiling) >= self.ceiling && self.clock >= below;
+        if one_above <= self.ceiling || !held || at.now.saturating_sub(self.changed_at) < RAISE_PERIOD {
+            return (self, None);
+        }
+        let share = at.share.as_f64();
+        let step = f64::from(one_above.get()) / f64::from(self.ceiling.get().max(1));
+        let idle = self.idle_watts();
+        let predicted = idle + (self.high - idle).max(0.0) * step.powf(STEEP_EXPONENT);
+        let unlimited = at.share >= at.traits.max_limit;
+        if predicted > share * 0.998 && !unlimited {
+            return (self, None);
+        }
+        if let Some(bar) = self.bar {
+            let eased = at.share.as_f64() > bar.share.as_f64() * 1.01 || self.high < share * 0.9;
+            if eased {
+                self.bar = None;
+            } else if one_above >= bar.clock && at.now < bar.until {
+                return (self, None);
+            }
+        }
+        let room = ((share * 0.995 - idle) / (self.high - idle).max(1.0)).max(0.0).powf(1.0 / STEEP_EXPONENT);
+        let reachable = at.grid.snap_down(self.ceiling.scaled(room));
+        let halfway = at.grid.snap_down(Megahertz::new(u32::midpoint(self.ceiling.get(), reachable.get())));
+        let ceiling = if unlimited { at.grid.above(self.ceiling, 8) } else { halfway.max(one_above) };
+        self.raised_at = Some(at.now);
+        self.to(ceiling.min(at.top), at.now, Some(Reason::RoomToRaise))
+    }
+
+    fn to(mut self, ceiling: Megahertz, now: Duration, reason: Option<Reason>) -> (Self, Option<Reason>) {
+        if ceiling == self.ceiling {
+            return (self, None);
+        }
+        if ceiling < self.ceiling {
+            self.high = self.high.min(self.share.as_f64());
+        }
+        self.ceiling = ceiling;
+        self.changed_at = now;
+        (self, reason)
+    }
+
+    /// The highest ceiling at which the model has the board within its share.
+    fn modelled(&self, at: &Situation<'_>) -> Megahertz {
+        if at.share >= at.traits.max_limit {
+            return at.top;
+        }
+        let clock = if at.idle() {
+            let idle = self.idle_watts();
+            let full = at.traits.max_limit.as_f64();
+            let ratio = ((at.share.as_f64() - idle) / (full - idle).max(1.0)).max(0.0).powf(1.0 / EXPONENT);
+            at.grid.highest().scaled(ratio)
+        } else {
+            at.ran_at(self.ceiling).scaled(self.ratio(at))
+        };
+        at.grid.snap_down(clock).min(at.top)
+    }
+
+    /// The factor on the clock that brings the board's power to its share.
+    fn ratio(&self, at: &Situation<'_>) -> f64 {
+        let idle = self.idle_watts();
+        let power = at.reading.power.as_f64().max(self.mean) - idle;
+        let share = (at.share.as_f64() * 0.995 - idle).max(0.0);
+        if power <= 1.0 { 1.0 } else { (share / power).powf(1.0 / EXPONENT) }
+    }
+
+    fn idle_watts(&self) -> f64 {
+        self.lowest * 0.9
+    }
+}
+
+impl Situation<'_> {
+    fn idle(&self) -> bool {
+        self.reading.power < self.traits.max_limit.percent(IDLE_PERCENT)
+    }
+
+    /// The clock that the power reading belongs to.
+    fn ran_at(&self, ceiling: Megahertz) -> Megahertz {
+        self.reading.clock.map_or(ceiling, |clock| clock.min(self.grid.highest()))
+    }
+}

@@ -1,0 +1,79 @@
+//! What a decision remembers for the next one.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use powercap_common::{
+    api::{Acknowledged, Epoch},
+    units::{Megahertz, Watts},
+};
+
+use super::{boards::Demand, budget::CpuClaim, ceiling::Governor, processors::CpuGovernor, release::Ramp};
+use crate::node::observation::SeenBoard;
+
+/// What a decision remembers for the next one; begins empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// The last number given to an order; orders of one device are numbered upwards.
+    pub(super) number: u64,
+    pub(super) boards: BTreeMap<Arc<str>, BoardState>,
+    pub(super) cpus: BTreeMap<u32, CpuState>,
+    pub(super) cpu_claim: CpuClaim,
+    pub(super) cpu_governor: CpuGovernor,
+    pub(super) ramp: Option<Ramp>,
+    pub(super) acknowledgement: Acknowledgement,
+}
+
+impl State {
+    /// A state that knows what this node acknowledged before the agent was restarted.
+    #[must_use]
+    pub fn remembering(acknowledged: Option<Acknowledged>) -> Self {
+        Self { acknowledgement: Acknowledgement { given: acknowledged, ..Default::default() }, ..Self::default() }
+    }
+
+    pub(super) fn board(&self, board: &SeenBoard) -> Option<&BoardState> {
+        self.boards.get(&board.traits.uuid)
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+}
+
+/// What is remembered of a board. It exists from the first order for that board on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BoardState {
+    /// Its part of the budget.
+    pub(super) share: Watts,
+    /// What it has drawn lately.
+    pub(super) demand: Demand,
+    /// The power limit last ordered.
+    pub(super) limit: Option<Watts>,
+    /// The highest limit ordered that was not yet seen to be carried out.
+    pub(super) unconfirmed: Option<Watts>,
+    /// The clock ceiling last ordered.
+    pub(super) ceiling: Option<Megahertz>,
+    /// The number of the last order.
+    pub(super) number: u64,
+    /// When a limit was ordered last.
+    pub(super) ordered_at: Duration,
+    /// When a range of clocks was ordered last.
+    pub(super) lock_ordered_at: Duration,
+    pub(super) governor: Option<Governor>,
+}
+
+/// What is remembered of a cpufreq policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CpuState {
+    pub ceiling: Option<Megahertz>,
+    pub number: u64,
+    pub ordered_at: Duration,
+}
+
+/// What was acknowledged, and how near the next one is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acknowledgement {
+    pub given: Option<Acknowledged>,
+    /// The epoch that holds, and since when.
+    pub holding: Option<(Epoch, Duration)>,
+}

@@ -1,0 +1,256 @@
+//! What the devices say and what they are to do: between the threads that talk to them and the loop.
+//!
+//! ```text
+//!   board's thread ──▶ latest reading ──▶ observation ──▶ decide
+//!        ▲                                                  │
+//!        └────────────── newest order ◀──── apply ◀─────────┘
+//! ```
+//!
+//! What must hold: the loop never waits for a device; a thread that hangs leaves its last reading,
+//! whose age tells; a newer order replaces one that was not begun, kind by kind.
+
+pub mod boards;
+pub mod host;
+pub mod sample;
+pub mod spec;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use powercap_common::units::Watts;
+use tokio::sync::Notify;
+
+use super::{
+    decide::{BoardWrite, CpuWrite},
+    observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
+};
+use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
+
+/// All devices of the node, as the loop sees them; clones share them.
+#[derive(Clone, Default)]
+pub struct Devices {
+    gpus: Arc<Mutex<Gpus>>,
+    /// The CPUs.
+    pub host: Arc<HostChannel>,
+    /// Rung when a board draws more than its share: the loop need not wait for its time.
+    pub alarm: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Gpus {
+    access: GpuAccess,
+    /// Of NVML's boards, by index: open ones, and why others are not.
+    boards: BTreeMap<u32, Result<Arc<BoardChannel>, String>>,
+    expected: u32,
+}
+
+/// One board between its thread and the loop.
+pub struct BoardChannel {
+    /// What it is.
+    pub traits: Arc<BoardTraits>,
+    latest: Mutex<Latest<BoardReading>>,
+    orders: Mailbox<BoardWrite>,
+    alarm_mw: AtomicU64,
+}
+
+/// The CPUs between their thread and the loop.
+#[derive(Default)]
+pub struct HostChannel {
+    state: Mutex<HostState>,
+    orders: Mailbox<BTreeMap<u32, CpuWrite>>,
+}
+
+#[derive(Default)]
+struct HostState {
+    cpus: Vec<(CpuTraits, Latest<CpuReading>)>,
+    packages: Option<(Watts, Latest<Watts>)>,
+}
+
+/// The last reading and, where it is not the last attempt, why.
+#[derive(Clone)]
+struct Latest<T> {
+    reading: Option<(T, Instant)>,
+    fault: Option<Fault>,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { reading: None, fault: None }
+    }
+}
+
+impl<T: Copy> Latest<T> {
+    fn age(&self, now: Instant) -> Duration {
+        self.reading.as_ref().map_or(Duration::MAX, |(_, at)| now.saturating_duration_since(*at))
+    }
+
+    fn value(&self) -> Option<T> {
+        self.reading.as_ref().map(|(value, _)| *value)
+    }
+}
+
+/// Holds the newest order until the device's thread takes it.
+struct Mailbox<T> {
+    order: Mutex<Option<T>>,
+    bell: Condvar,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self { order: Mutex::new(None), bell: Condvar::new() }
+    }
+}
+
+impl<T> Mailbox<T> {
+    fn put(&self, order: T, merge: impl FnOnce(&mut T, T)) {
+        let mut held = lock(&self.order);
+        match held.as_mut() {
+            Some(held) => merge(held, order),
+            None => *held = Some(order),
+        }
+        drop(held);
+        self.bell.notify_one();
+    }
+
+    /// The newest order, waiting for one until `deadline`.
+    fn take_until(&self, deadline: Instant) -> Option<T> {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let held = lock(&self.order);
+        let (mut held, _) = self
+            .bell
+            .wait_timeout_while(held, patience, |order| order.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        held.take()
+    }
+}
+
+impl Devices {
+    /// What all devices say now; `start` is when the agent began.
+    #[must_use]
+    pub fn observe(&self, start: Instant) -> Observation {
+        let now = Instant::now();
+        let gpus = lock(&self.gpus);
+        let boards = gpus.boards.values().flatten().map(|channel| channel.seen(now)).collect();
+        let access = gpus.access();
+        let unopened_boards = gpus.unopened();
+        drop(gpus);
+        let host = lock(&self.host.state);
+        Observation {
+            now: now.saturating_duration_since(start),
+            gpus: access,
+            boards,
+            unopened_boards,
+            cpus: host
+                .cpus
+                .iter()
+                .map(|(traits, latest)| SeenCpu {
+                    traits: traits.clone(),
+                    reading: latest.value(),
+                    fault: latest.fault.clone(),
+                })
+                .collect(),
+            packages: host.packages.as_ref().map(|(max, latest)| Packages {
+                power: latest.value(),
+                age: latest.age(now),
+                max: *max,
+                fault: latest.fault.clone(),
+            }),
+        }
+    }
+
+    /// The board's channel, if the node has that board.
+    #[must_use]
+    pub fn board(&self, uuid: &str) -> Option<Arc<BoardChannel>> {
+        lock(&self.gpus).boards.values().flatten().find(|channel| &*channel.traits.uuid == uuid).cloned()
+    }
+
+    fn set_access(&self, access: GpuAccess, expected: u32) {
+        let mut gpus = lock(&self.gpus);
+        gpus.access = access;
+        gpus.expected = expected;
+    }
+
+    fn set_board(&self, index: u32, board: Result<Arc<BoardChannel>, String>) {
+        lock(&self.gpus).boards.insert(index, board);
+    }
+}
+
+impl Gpus {
+    fn unopened(&self) -> usize {
+        let open = self.boards.values().filter(|board| board.is_ok()).count();
+        (self.expected as usize).saturating_sub(open)
+    }
+
+    fn access(&self) -> GpuAccess {
+        if self.access != GpuAccess::Working {
+            return self.access.clone();
+        }
+        match self.boards.iter().find_map(|(index, board)| board.as_ref().err().map(|error| (index, error))) {
+            Some((index, error)) => GpuAccess::Broken(format!("board {index}: {error}")),
+            None if self.boards.len() < self.expected as usize => GpuAccess::Starting,
+            None => GpuAccess::Working,
+        }
+    }
+}
+
+impl BoardChannel {
+    fn new(traits: BoardTraits) -> Self {
+        Self {
+            traits: Arc::new(traits),
+            latest: Mutex::default(),
+            orders: Mailbox::default(),
+            alarm_mw: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Gives the board's thread something to do.
+    pub fn order(&self, write: BoardWrite) {
+        self.orders.put(write, |held, newer| {
+            held.number = newer.number;
+            held.reason = newer.reason;
+            held.lock = newer.lock.or(held.lock);
+            held.limit = newer.limit.or(held.limit);
+        });
+    }
+
+    /// Power above which the loop wants to be woken.
+    pub fn alarm_above(&self, share: Option<Watts>) {
+        self.alarm_mw.store(share.map_or(u64::MAX, |share| share.percent(101).as_milliwatts()), Ordering::Relaxed);
+    }
+
+    fn alarms(&self, power: Watts) -> bool {
+        power.as_milliwatts() > self.alarm_mw.load(Ordering::Relaxed)
+    }
+
+    fn seen(&self, now: Instant) -> SeenBoard {
+        let latest = lock(&self.latest);
+        SeenBoard {
+            traits: Arc::clone(&self.traits),
+            reading: latest.value(),
+            age: latest.age(now),
+            fault: latest.fault.clone(),
+        }
+    }
+}
+
+impl HostChannel {
+    /// Gives the CPUs' thread something to do.
+    pub fn order(&self, writes: &[CpuWrite]) {
+        if writes.is_empty() {
+            return;
+        }
+        let writes = writes.iter().map(|write| (write.policy, write.clone())).collect();
+        self.orders.put(writes, |held, newer| held.extend(newer));
+    }
+}
+
+/// A lock that a panicked thread cannot poison: what it guards is replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,251 @@
+//! The loop: something happened or time passed → observe → decide → apply.
+//!
+//! An event waits 20 ms for its like, so that an edit that touches many objects is one decision, and for
+//! nothing else: queries to Prometheus run beside the loop. A process that does not lead observes, so
+//! that it can take over at once, and writes nothing.
+//!
+//! Ready means that the caches are synced: this process could lead. Prometheus being away is a condition
+//! on policies and domains, not unreadiness: grants need no readings.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use powercap_common::{api::Epoch, policy::PolicyId, units::Watts};
+use powercap_process::{Health, Pulse, serve, shutdown_signal};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{
+    apply::{Outcome, Writer},
+    decide::decide,
+    flags::Flags,
+    leader::{Candidate, Leadership},
+    metrics::Metrics,
+    observation::{Observation, Telemetry},
+    observe::{
+        Observer,
+        prometheus::Prometheus,
+        telemetry::{LatestTelemetry, poll},
+    },
+};
+
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// After a write that failed the decision is made again after this, then after twice as long, and so on.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A cycle with every write timing out takes less.
+const CYCLE_TAKES_AT_MOST: Duration = Duration::from_secs(90);
+/// The lease is given back within this, or expires.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start (no client, a port that is taken), or a part of it ends.
+pub async fn run(flags: Flags) -> anyhow::Result<()> {
+    let client = client().await?;
+    let (metrics, registry) = Metrics::register();
+    let health = Health::default();
+    let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
+    let token_file = flags.prometheus_bearer_token_file.clone();
+    let prometheus = Prometheus::new(&flags.prometheus_url, token_file, flags.prometheus_timeout())?;
+    let (stop, stopped) = watch::channel(false);
+    let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
+    let mut tasks = JoinSet::new();
+    let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
+    tasks.spawn(poll(prometheus, flags.cycle(), latest, Arc::clone(&changed), metrics.clone()));
+    let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
+
+    let work = async {
+        observer.synced().await.context("a cache ended before its first list")?;
+        caches.met();
+        let leases: Api<Lease> = Api::namespaced(client.clone(), &flags.lease_namespace);
+        let (candidate, leadership) = Candidate::new(leases, identity(&flags.identity));
+        let cycle = Cycle {
+            observer,
+            writer: Writer::new(client, metrics.clone()),
+            leadership,
+            changed,
+            metrics,
+            memory: Memory::default(),
+            terms_seen: Arc::default(),
+        };
+        let terms_seen = Arc::clone(&cycle.terms_seen);
+        terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
+        let leading = candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone()));
+        let deciding = cycle.run(flags.cycle(), health.pulse("decisions", CYCLE_TAKES_AT_MOST), wait(stopped.clone()));
+        futures::future::join(leading, deciding).await;
+        anyhow::Ok(())
+    };
+    let mut work = std::pin::pin!(work);
+    let ended = tokio::select! {
+        () = shutdown_signal() => Ok(()),
+        ended = server => ended.context("the HTTP server"),
+        ended = &mut work => return ended,
+        Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the poller ended: {ended:?}")),
+    };
+    _ = stop.send(true);
+    if tokio::time::timeout(ENDS_WITHIN, work).await.is_err() {
+        tracing::warn!("the lease was not given back in time; it expires");
+    }
+    ended
+}
+
+async fn wait(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// A client that fails at once where kube's own would retry for minutes: the loop retries.
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await.context("neither in a pod nor is there a kubeconfig")?;
+    config.default_retry = false;
+    Client::try_from(config).context("cannot make a client of the API server")
+}
+
+/// Two processes of one name would both believe that they hold the Lease.
+fn identity(name: &str) -> String {
+    let started = Timestamp::now().as_nanosecond();
+    format!("{name}_{}-{started:x}", std::process::id())
+}
+
+/// What a leader remembers between its decisions; a new term begins without.
+#[derive(Default)]
+struct Memory {
+    term: i64,
+    sequence: i64,
+    uncertain: BTreeMap<String, Watts>,
+    steps: BTreeMap<PolicyId, Timestamp>,
+    failures: u32,
+}
+
+struct Cycle {
+    observer: Observer,
+    writer: Writer,
+    leadership: watch::Receiver<Option<Leadership>>,
+    changed: Arc<Notify>,
+    metrics: Metrics,
+    memory: Memory,
+    terms_seen: Arc<AtomicI64>,
+}
+
+impl Cycle {
+    async fn run(mut self, every: Duration, pulse: Pulse, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let changed = Arc::clone(&self.changed);
+        loop {
+            pulse.beat();
+            let retry = RETRY_AFTER.saturating_mul(1 << self.memory.failures.min(6).saturating_sub(1));
+            let next = Instant::now() + if self.memory.failures > 0 { retry.min(every) } else { every };
+            tokio::select! {
+                () = &mut stop => return,
+                () = changed.notified() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    // What came meanwhile is seen by this decision too.
+                    _ = changed.notified().now_or_never();
+                }
+                () = tokio::time::sleep_until(next) => {}
+                () = self.new_term() => {}
+            }
+            self.turn().await;
+        }
+    }
+
+    /// Completes when leadership begins or ends.
+    async fn new_term(&mut self) {
+        let term = self.memory.term;
+        let other = |state: &Option<Leadership>| state.map_or(0, |leadership| leadership.term) != term;
+        if self.leadership.wait_for(other).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// One turn: observe, decide, apply.
+    async fn turn(&mut self) {
+        let mut observation = self.observer.observe();
+        self.terms_seen.store(self.observer.highest_term(), Ordering::Relaxed);
+        let now = Timestamp::now();
+        self.ages(&observation.telemetry, now);
+        let leadership = self.leadership.borrow().filter(Leadership::lasts);
+        self.metrics.leading(leadership.is_some());
+        let Some(leadership) = leadership else {
+            self.memory = Memory::default();
+            self.metrics.forget();
+            return;
+        };
+        self.remember(leadership.term, &mut observation, now);
+        let started = Instant::now();
+        let plan = decide(&observation, now);
+        self.metrics.decided(&plan.figures, started.elapsed());
+        if plan.is_empty() {
+            self.memory.steps = plan.steps;
+            self.memory.failures = 0;
+            return;
+        }
+        if !plan.nodes.is_empty() {
+            self.memory.sequence += 1;
+        }
+        let state = self.leadership.clone();
+        let leads = move || state.borrow().filter(|now| now.lasts() && now.term == leadership.term);
+        let outcome = self.writer.apply(&plan, leads).await;
+        let (nodes, policies, domains) = (plan.nodes.len(), plan.policies.len(), plan.domains.len());
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(nodes, policies, domains, failed = outcome.failed, took_ms, "applied a plan");
+        if !outcome.failed {
+            self.memory.steps = plan.steps;
+        }
+        self.note(outcome);
+    }
+
+    /// Puts into the observation what this leader knows beside it.
+    fn remember(&mut self, term: i64, observation: &mut Observation, now: Timestamp) {
+        if self.memory.term != term {
+            // Nobody knows when the last leader changed what: only readings from now on relax anything.
+            let ids = observation.policies.iter().filter_map(|policy| {
+                let (namespace, name) = policy.metadata.namespace.clone().zip(policy.metadata.name.clone())?;
+                Some((PolicyId { namespace, name }, now))
+            });
+            self.memory = Memory { term, steps: ids.collect(), ..Memory::default() };
+        }
+        observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
+        observation.uncertain.clone_from(&self.memory.uncertain);
+        observation.steps.clone_from(&self.memory.steps);
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        self.memory.failures = if outcome.failed { self.memory.failures + 1 } else { 0 };
+        for (node, grant) in outcome.uncertain {
+            let most = self.memory.uncertain.entry(node).or_default();
+            *most = (*most).max(grant.unwrap_or_default());
+        }
+        for object in outcome.nodes {
+            // Written on this version: no earlier write can arrive any more.
+            self.memory.uncertain.remove(&object.spec.node_name);
+            self.observer.written_frequencies.note(object);
+        }
+        outcome.policies.into_iter().for_each(|object| self.observer.written_policies.note(object));
+        outcome.domains.into_iter().for_each(|object| self.observer.written_domains.note(object));
+    }
+
+    fn ages(&self, telemetry: &Telemetry, now: Timestamp) {
+        let age = |at: Option<Timestamp>| at.map(|at| now.duration_since(at).as_secs_f64());
+        let gpus = telemetry.gpus.values().filter_map(|gpu| gpu.power).map(|power| power.at).min();
+        let pods = telemetry.pod_cpu.values().map(|sample| sample.at);
+        let cpus = telemetry.node_cpu.values().map(|sample| sample.at).chain(pods).min();
+        self.metrics.data_age("dcgm", age(gpus));
+        self.metrics.data_age("kepler", age(cpus));
+    }
+}

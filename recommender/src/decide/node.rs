@@ -1,0 +1,253 @@
+//! Nodes: grants and ceilings put together into what is written to each.
+//!
+//! Must hold: what nothing selects gets no object and no ceiling; a node that nothing caps any more is
+//! released in so many words; a ceiling whose policy or device is not understood just now stays.
+
+use std::collections::BTreeMap;
+
+use powercap_common::{
+    api::{CpuCeiling, GpuCeiling, NodeFrequencies, NodeFrequenciesSpec, NodeOverhead},
+    reason::Reason,
+    units::{Megahertz, Watts},
+};
+
+use super::{
+    domain::{self, DomainView},
+    fleet::Fleet,
+    policy::{PolicyView, Verdict},
+};
+use crate::observation::{Observation, fresh};
+
+/// CPUs are slowed no further than this share of their highest clock: devices starve without them.
+const CPU_FLOOR: f64 = 0.6;
+
+/// A changed `NodeFrequencies.spec`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeWrite {
+    /// The node, and the object.
+    pub name: String,
+    /// The node's identity, for the owner reference.
+    pub node_uid: String,
+    /// The version that the decision was made on; the write is refused when there is a newer one.
+    pub resource_version: Option<String>,
+    /// What to write.
+    pub spec: NodeFrequenciesSpec,
+    /// `release` was set by a person: it is left to them.
+    pub release_is_a_persons: bool,
+}
+
+/// Everything that was decided and that nodes' specs are made of.
+pub struct Decided<'a> {
+    /// The domains.
+    pub domains: &'a [DomainView],
+    /// Each node's grant, by index.
+    pub grants: &'a [Option<Watts>],
+    /// The policies, each with what it asks for (none when it is off or not understood).
+    pub policies: &'a [(PolicyView<'a>, Option<Verdict>)],
+}
+
+/// The changed specs.
+pub fn writes(
+    decided: &Decided<'_>,
+    fleet: &Fleet<'_>,
+    observation: &Observation,
+    now: jiff::Timestamp,
+) -> Vec<NodeWrite> {
+    let mut gpus = gpu_ceilings(decided, fleet, observation, now);
+    let mut hosts = vec![false; fleet.nodes.len()];
+    for (view, _) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
+        for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
+            hosts[at] = true;
+        }
+    }
+    let mut domains_of = vec![Vec::new(); fleet.nodes.len()];
+    for domain in decided.domains {
+        for &at in &domain.members {
+            domains_of[at].push(domain);
+        }
+    }
+    (0..fleet.nodes.len())
+        .filter_map(|at| {
+            let gpus = std::mem::take(&mut gpus[at]);
+            let capped = hosts[at] || !domains_of[at].is_empty() || !gpus.is_empty();
+            let grant = decided.grants[at];
+            let spec = if capped {
+                capped_spec(at, grant, &domains_of[at], gpus.into_values().collect(), fleet)
+            } else {
+                fleet.nodes[at].frequencies?;
+                NodeFrequenciesSpec { release: true, ..NodeFrequenciesSpec::default() }
+            };
+            change(at, spec, capped, fleet, observation)
+        })
+        .collect()
+}
+
+/// The write that makes the spec so, if it is not so already.
+fn change(
+    at: usize,
+    mut spec: NodeFrequenciesSpec,
+    capped: bool,
+    fleet: &Fleet<'_>,
+    observation: &Observation,
+) -> Option<NodeWrite> {
+    let node = &fleet.nodes[at];
+    let existing = node.frequencies.map(|object| &object.spec);
+    // We write either caps or a release; both together are a person's doing.
+    let released_by_a_person = existing.is_some_and(|spec| {
+        spec.release
+            && (spec.power_limit_watts.is_some()
+                || !spec.gpu_frequencies.is_empty()
+                || !spec.cpu_frequencies.is_empty())
+    });
+    spec.release |= released_by_a_person;
+    spec.node_name = node.name.to_owned();
+    if let Some(existing) = existing {
+        // Another leader has written since: the API server would refuse, and rightly.
+        if existing.epoch > observation.epoch {
+            return None;
+        }
+        (spec.epoch, spec.committed_watts) = (existing.epoch, existing.committed_watts);
+        let of_an_earlier_term = capped && !node.holding.in_term;
+        if spec == *existing && !of_an_earlier_term {
+            return None;
+        }
+    }
+    spec.epoch = observation.epoch;
+    let grant = spec.power_limit_watts.map(Watts::new);
+    spec.committed_watts = grant.and_then(|grant| node.holding.after(grant)).map(Watts::ceil);
+    let object: Option<&NodeFrequencies> = observation.frequencies.get(node.name).map(AsRef::as_ref);
+    Some(NodeWrite {
+        name: node.name.to_owned(),
+        node_uid: node.facts.uid.clone(),
+        resource_version: object.and_then(|object| object.metadata.resource_version.clone()),
+        spec,
+        release_is_a_persons: released_by_a_person,
+    })
+}
+
+fn capped_spec(
+    at: usize,
+    grant: Option<Watts>,
+    domains: &[&DomainView],
+    gpu_frequencies: Vec<GpuCeiling>,
+    fleet: &Fleet<'_>,
+) -> NodeFrequenciesSpec {
+    let existing = fleet.nodes[at].frequencies.map(|object| &object.spec);
+    // Of several rules the strictest; one that is not understood just now stays as it was.
+    let not_understood = domains.iter().any(|domain| domain.domain.is_err());
+    let before = existing.filter(|_| not_understood).map(|spec| spec.node_overhead);
+    let rules = domains.iter().filter_map(|view| view.domain.as_ref().ok()).map(|domain| domain.overhead).chain(before);
+    let node_overhead = rules.fold(NodeOverhead::default(), |strictest, rule| NodeOverhead {
+        static_watts: strictest.static_watts.max(rule.static_watts),
+        percent: strictest.percent.max(rule.percent),
+    });
+    let mut names: Vec<_> = domains.iter().filter_map(|view| view.object.metadata.name.clone()).collect();
+    names.sort();
+    NodeFrequenciesSpec {
+        domains: names,
+        power_limit_watts: grant.map(Watts::floor),
+        node_overhead,
+        gpu_frequencies,
+        cpu_frequencies: cpu_ceilings(at, grant, domains, fleet),
+        ..NodeFrequenciesSpec::default()
+    }
+}
+
+/// CPUs under a grant below what the node can draw are slowed in the same proportion.
+fn cpu_ceilings(at: usize, grant: Option<Watts>, domains: &[&DomainView], fleet: &Fleet<'_>) -> Vec<CpuCeiling> {
+    let object = fleet.nodes[at].frequencies;
+    let status = object.and_then(|object| object.status.as_ref());
+    let before = || object.map(|object| object.spec.cpu_frequencies.clone()).unwrap_or_default();
+    let Some(grant) = grant else { return Vec::new() };
+    // Of several domains the one with the least for each of its nodes.
+    let understood = domains.iter().filter_map(|view| Some((view.domain.as_ref().ok()?, view.members.len())));
+    let least = understood.min_by_key(|(domain, nodes)| domain.budget().divided(*nodes));
+    let Some((domain, _)) = least else { return before() };
+    let (Some(maximum), Some(status)) = (domain::maximum(fleet, at, domain), status) else { return before() };
+    if grant >= maximum {
+        return Vec::new();
+    }
+    let ratio = (grant.as_f64() / maximum.as_f64()).max(CPU_FLOOR);
+    let ceiling = |cpu: &powercap_common::api::CpuStatus| CpuCeiling {
+        cpufreq_policy: cpu.cpufreq_policy,
+        max_megahertz: Megahertz::new(cpu.max_megahertz).scaled(ratio).get().max(cpu.min_megahertz).max(1),
+        reason: Reason::DomainCap.to_string(),
+        set_by: domain.set_by(),
+    };
+    status.cpus.iter().map(ceiling).collect()
+}
+
+/// The ceilings of each node's GPUs, by UUID: the lowest of what policies ask for.
+fn gpu_ceilings(
+    decided: &Decided<'_>,
+    fleet: &Fleet<'_>,
+    observation: &Observation,
+    now: jiff::Timestamp,
+) -> Vec<BTreeMap<String, GpuCeiling>> {
+    let mut nodes = vec![BTreeMap::new(); fleet.nodes.len()];
+    let mut ask = |at: usize, ceiling: GpuCeiling| {
+        let ceilings: &mut BTreeMap<String, GpuCeiling> = &mut nodes[at];
+        let both = ceilings.remove(&ceiling.uuid).map_or(ceiling.clone(), |other| lower(other, ceiling));
+        ceilings.insert(both.uuid.clone(), both);
+    };
+    let set_by: BTreeMap<_, _> = decided.policies.iter().map(|(view, _)| (view.set_by(), view)).collect();
+    for (uuid, (at, ceiling)) in &fleet.ceilings {
+        if set_by.get(&ceiling.set_by).is_some_and(|view| stands(view, uuid, *at, fleet, observation, now)) {
+            ask(*at, (*ceiling).clone());
+        }
+    }
+    for (view, verdict) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
+        let Some(verdict) = verdict else { continue };
+        for (uuid, limit) in &verdict.limits {
+            let reading = observation.telemetry.gpus.get(uuid);
+            let Some(at) = fleet.node_of_gpu(uuid, reading) else { continue };
+            let ceiling = GpuCeiling {
+                uuid: uuid.clone(),
+                max_graphics_megahertz: verdict.ceiling.map(|ceiling| ceiling.get()),
+                power_limit_watts: Some(limit.floor().max(1)),
+                reason: Reason::PolicyCap.to_string(),
+                set_by: view.set_by(),
+            };
+            ask(at, ceiling);
+        }
+    }
+    nodes
+}
+
+/// Whether a ceiling that a policy set earlier stands although the policy does not ask for it now.
+fn stands(
+    view: &PolicyView<'_>,
+    uuid: &str,
+    at: usize,
+    fleet: &Fleet<'_>,
+    observation: &Observation,
+    now: jiff::Timestamp,
+) -> bool {
+    if view.policy.is_err() {
+        return true;
+    }
+    let asked_for = view.devices.contains_key(uuid) || view.shared.contains_key(uuid);
+    let on_node = || view.pods.values().any(|pod| fleet.node(&pod.node) == Some(at));
+    if asked_for || !view.enforces() || !on_node() {
+        return false;
+    }
+    // The policy still has pods on this node, and nobody says whose the device is: labels get lost.
+    let telemetry = &observation.telemetry;
+    let others = telemetry.gpus.get(uuid).is_some_and(|reading| {
+        fresh(reading.power.as_ref(), uuid, None, now, observation.stale_after()).is_ok()
+            && !fleet.running_tenants(reading).is_empty()
+    });
+    !others
+}
+
+/// Of two ceilings of one device the lower in each respect; the lower clock names who is to be asked.
+fn lower(one: GpuCeiling, other: GpuCeiling) -> GpuCeiling {
+    let least = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+    let strictness = |ceiling: &GpuCeiling| {
+        (ceiling.max_graphics_megahertz.unwrap_or(u32::MAX), ceiling.power_limit_watts.unwrap_or(u32::MAX))
+    };
+    let max_graphics_megahertz = least(one.max_graphics_megahertz, other.max_graphics_megahertz);
+    let power_limit_watts = least(one.power_limit_watts, other.power_limit_watts);
+    let binding = if strictness(&other) < strictness(&one) { other } else { one };
+    GpuCeiling { max_graphics_megahertz, power_limit_watts, ..binding }
+}

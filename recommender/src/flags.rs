@@ -1,0 +1,72 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use powercap_process::LogFormat;
+
+/// Reads power and usage, decides who is capped how much, and writes it to NodeFrequencies and to the
+/// status of policies and domains.
+///
+/// Talks to the cluster of its own pod, or of KUBECONFIG outside of one. Several may run: one leads, by a
+/// Lease, and only that one writes.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "powercap-recommender", version)]
+pub struct Flags {
+    /// Prometheus (or Thanos, Mimir), without /api/v1.
+    #[arg(long, value_name = "URL", default_value = "http://prometheus.monitoring.svc:9090")]
+    pub prometheus_url: String,
+
+    /// A file with a bearer token for Prometheus; read anew for each query, since tokens rotate.
+    #[arg(long, value_name = "FILE")]
+    pub prometheus_bearer_token_file: Option<PathBuf>,
+
+    /// How long a query may take. Decisions never wait for one.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=30_000))]
+    pub prometheus_timeout_ms: u64,
+
+    /// How often Prometheus is asked and everything is decided anew. Changes of policies, domains, pods,
+    /// nodes and acknowledgements are decided at once and wait for no cycle.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub cycle_seconds: u64,
+
+    /// How often the exporters measure and Prometheus scrapes, the slower of the two. A reading older
+    /// than three of these is stale: nothing is raised on it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub collection_interval_seconds: u32,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// The namespace of the leader's Lease, `powercap-recommender`.
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "powercap-system")]
+    pub lease_namespace: String,
+
+    /// The name under which this process holds the Lease; it must be its own alone.
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "powercap-recommender")]
+    pub identity: String,
+
+    /// How log lines are written. What is logged: RUST_LOG, by default info.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl Flags {
+    /// The cycle.
+    #[must_use]
+    pub fn cycle(&self) -> Duration {
+        Duration::from_secs(self.cycle_seconds)
+    }
+
+    /// The limit of a query.
+    #[must_use]
+    pub fn prometheus_timeout(&self) -> Duration {
+        Duration::from_millis(self.prometheus_timeout_ms)
+    }
+
+    /// The collection interval.
+    #[must_use]
+    pub fn collection_interval(&self) -> jiff::SignedDuration {
+        jiff::SignedDuration::from_secs(i64::from(self.collection_interval_seconds))
+    }
+}

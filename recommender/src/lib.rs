@@ -1,0 +1,28 @@
+//! The recommender: reads power and usage, decides who is capped how much, writes NodeFrequencies.
+//!
+//! ```text
+//!  Prometheus ──▶ observe/{prometheus, dcgm, kepler} ─┐
+//!                                                     ├─▶ observation ─▶ decide (pure) ─▶ plan ─▶ apply
+//!  API server ──▶ observe/{workloads, resources} ─────┘        ▲                            │
+//!       ▲                                                      └── what was written ◀───────┤
+//!       └───────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`observation`] | everything that a decision sees, as plain data: the seam between the two sides |
+//! | [`observe`] | reflectors and queries, which fill an observation |
+//! | [`decide`] | the decision: pure, total, deterministic |
+//! | [`apply`] | server-side apply of a plan |
+//! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
+//! | [`leader`] | who may write: a Lease whose transitions are the epoch's term |
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod cycle;
+pub mod decide;
+pub mod flags;
+pub mod leader;
+pub mod metrics;
+pub mod observation;
+pub mod observe;

@@ -1,0 +1,167 @@
+//! Our own metrics, `powercap_*`.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::decide::Figures;
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Labels of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    namespace: String,
+    policy: String,
+}
+
+/// Labels of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainLabels {
+    domain: String,
+}
+
+/// Labels of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeLabels {
+    node: String,
+}
+
+/// Labels of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+/// Labels of a query.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueryLabels {
+    result: &'static str,
+}
+
+/// Labels of a reading's age.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    source: &'static str,
+}
+
+/// All metrics; clones share them.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    policy_cap: Family<PolicyLabels, FloatGauge>,
+    policy_power: Family<PolicyLabels, FloatGauge>,
+    domain_cap: Family<DomainLabels, FloatGauge>,
+    domain_power: Family<DomainLabels, FloatGauge>,
+    domain_committed: Family<DomainLabels, FloatGauge>,
+    domain_headroom: Family<DomainLabels, FloatGauge>,
+    node_grant: Family<NodeLabels, FloatGauge>,
+    decision: Arc<Mutex<Option<Histogram>>>,
+    writes: Family<WriteLabels, Counter>,
+    queries: Family<QueryLabels, Counter>,
+    data_age: Family<SourceLabels, FloatGauge>,
+    is_leader: Gauge,
+}
+
+impl Metrics {
+    /// The metrics, and the registry that they are served from.
+    #[must_use]
+    pub fn register() -> (Self, Registry) {
+        let metrics = Self::default();
+        let mut registry = Registry::with_prefix("powercap");
+        let policy = "of the pods that a policy selects";
+        let watts = || Unit::Other("watts".to_owned());
+        registry.register_with_unit("policy_cap", format!("Cap {policy}"), watts(), metrics.policy_cap.clone());
+        registry.register_with_unit("policy_power", format!("Power {policy}"), watts(), metrics.policy_power.clone());
+        registry.register_with_unit("domain_cap", "Cap of a domain at its meter", watts(), metrics.domain_cap.clone());
+        registry.register_with_unit("domain_power", "Power of a domain", watts(), metrics.domain_power.clone());
+        let help = "Watts that a domain's nodes may be drawing under what they were promised";
+        registry.register_with_unit("domain_committed", help, watts(), metrics.domain_committed.clone());
+        let help = "Watts of a domain's cap that are neither unmanaged nor committed";
+        registry.register_with_unit("domain_headroom", help, watts(), metrics.domain_headroom.clone());
+        registry.register_with_unit("node_grant", "Watts granted to a node", watts(), metrics.node_grant.clone());
+        let buckets = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
+        let decision = Histogram::new(buckets);
+        registry.register_with_unit("decision_duration", "Time that a decision took", Unit::Seconds, decision.clone());
+        *metrics.decision.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision);
+        registry.register("recommender_writes", "Writes to the API server", metrics.writes.clone());
+        registry.register("prometheus_queries", "Queries to Prometheus", metrics.queries.clone());
+        let help = "Age of the oldest reading of a source";
+        registry.register_with_unit("data_age", help, Unit::Seconds, metrics.data_age.clone());
+        registry.register("recommender_is_leader", "1 while this process may write", metrics.is_leader.clone());
+        (metrics, registry)
+    }
+
+    /// What a decision found. What it no longer finds disappears: an old number looks like a new one.
+    pub fn decided(&self, figures: &Figures, took: Duration) {
+        if let Some(decision) = self.decision.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            decision.observe(took.as_secs_f64());
+        }
+        self.forget();
+        for (id, (cap, power)) in &figures.policies {
+            let labels = PolicyLabels { namespace: id.namespace.clone(), policy: id.name.clone() };
+            self.policy_cap.get_or_create(&labels).set(cap.as_f64());
+            if let Some(power) = power {
+                self.policy_power.get_or_create(&labels).set(power.as_f64());
+            }
+        }
+        for (name, figures) in &figures.domains {
+            let labels = DomainLabels { domain: name.clone() };
+            self.domain_cap.get_or_create(&labels).set(figures.cap.as_f64());
+            let known = [
+                (&self.domain_power, figures.power),
+                (&self.domain_committed, figures.committed),
+                (&self.domain_headroom, figures.headroom),
+            ];
+            for (family, watts) in known {
+                if let Some(watts) = watts {
+                    family.get_or_create(&labels).set(watts.as_f64());
+                }
+            }
+        }
+        for (node, grant) in &figures.grants {
+            self.node_grant.get_or_create(&NodeLabels { node: node.clone() }).set(grant.as_f64());
+        }
+    }
+
+    /// Drops what only a leader knows.
+    pub fn forget(&self) {
+        self.policy_cap.clear();
+        self.policy_power.clear();
+        for family in [&self.domain_cap, &self.domain_power, &self.domain_committed, &self.domain_headroom] {
+            family.clear();
+        }
+        self.node_grant.clear();
+    }
+
+    /// A write ended.
+    pub fn wrote(&self, kind: &'static str, result: &'static str) {
+        self.writes.get_or_create(&WriteLabels { kind, result }).inc();
+    }
+
+    /// A query ended.
+    pub fn prometheus_query(&self, result: &'static str) {
+        self.queries.get_or_create(&QueryLabels { result }).inc();
+    }
+
+    /// The age of the oldest reading of a source.
+    pub fn data_age(&self, source: &'static str, seconds: Option<f64>) {
+        let labels = SourceLabels { source };
+        match seconds {
+            Some(seconds) => _ = self.data_age.get_or_create(&labels).set(seconds),
+            None => _ = self.data_age.remove(&labels),
+        }
+    }
+
+    /// Whether this process may write.
+    pub fn leading(&self, leads: bool) {
+        self.is_leader.set(i64::from(leads));
+    }
+}

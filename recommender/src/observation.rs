@@ -1,0 +1,193 @@
+//! Everything that a decision sees, as plain data.
+//!
+//! Must hold: an [`Observation`] is complete. Nothing else (no clock, no client, no global) enters
+//! [`crate::decide::decide`], so that whoever keeps an observation can replay its decision.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use powercap_common::{
+    api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    policy::PolicyId,
+    reason::Reason,
+    selector::Labels,
+    units::{Megahertz, Watts},
+};
+
+/// What the recommender knows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// All policies, as written, with the status that we gave them.
+    pub policies: Vec<Arc<PowerCappingPolicy>>,
+    /// All domains, likewise.
+    pub domains: Vec<Arc<PowerDomain>>,
+    /// What each node was told (spec) and what its agent said (status), by the node's name.
+    pub frequencies: BTreeMap<String, Arc<NodeFrequencies>>,
+    /// The nodes, by name.
+    pub nodes: BTreeMap<String, NodeFacts>,
+    /// The running pods.
+    pub pods: Vec<PodFacts>,
+    /// Readings, with their age and source.
+    pub telemetry: Telemetry,
+    /// The epoch under which this decision's changes are written: our term, and the next count in it.
+    pub epoch: Epoch,
+    /// Grants that were sent and whose fate is unknown (a timeout): they may still arrive, so they
+    /// count as commitments.
+    pub uncertain: BTreeMap<String, Watts>,
+    /// When each policy's clock ceiling was last changed: a reading from before says nothing about it.
+    pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// The interval at which the exporters collect; three of them make a reading stale.
+    pub collection_interval: SignedDuration,
+}
+
+/// What matters of a Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Tells a node from an earlier one of the same name.
+    pub uid: String,
+    /// For the domains' selectors.
+    pub labels: Labels,
+}
+
+/// A pod's namespace and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What matters of a running Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Which one it is.
+    pub name: PodName,
+    /// Where it runs.
+    pub node: String,
+    /// For the policies' selectors.
+    pub labels: Labels,
+    /// GPUs that it asks for.
+    pub gpus: u64,
+}
+
+/// The last readings of every series, kept while they are of any use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Telemetry {
+    /// By UUID.
+    pub gpus: BTreeMap<String, GpuReading>,
+    /// CPU power of pods.
+    pub pod_cpu: BTreeMap<PodName, Sample<Watts>>,
+    /// CPU power of nodes.
+    pub node_cpu: BTreeMap<String, Sample<Watts>>,
+    /// When each node's agent was last scraped, as far as agents are scraped at all.
+    pub agents: BTreeMap<String, Timestamp>,
+    /// Whether the last question about agents was answered: if not, none is called silent.
+    pub agents_answered: bool,
+    /// What went wrong with the last questions about GPUs.
+    pub gpu_problem: Option<Hold>,
+    /// What went wrong with the last questions about CPUs.
+    pub cpu_problem: Option<Hold>,
+}
+
+/// One GPU as its exporter tells it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GpuReading {
+    /// The node that it is in.
+    pub node: Option<String>,
+    /// The pods that use it.
+    pub tenants: BTreeSet<PodName>,
+    /// Its power.
+    pub power: Option<Sample<Watts>>,
+    /// Its SM clock.
+    pub clock: Option<Sample<Megahertz>>,
+}
+
+/// A value, when it was measured (on our clock), and who said so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample<T> {
+    /// What was measured.
+    pub value: T,
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub source: Source,
+}
+
+/// Who measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// NVIDIA's DCGM exporter.
+    DcgmExporter,
+    /// Kepler.
+    Kepler,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DcgmExporter => "the DCGM exporter",
+            Self::Kepler => "Kepler",
+        })
+    }
+}
+
+/// Refusing to act, and why: a value, not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The word.
+    pub reason: Reason,
+    /// The particulars, for people.
+    pub message: String,
+}
+
+impl Hold {
+    /// For this reason, with these particulars.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl Observation {
+    /// A reading older than this is no basis for raising anything.
+    #[must_use]
+    pub fn stale_after(&self) -> SignedDuration {
+        self.collection_interval.saturating_mul(3)
+    }
+}
+
+/// The sample if it is recent, else why it cannot be used. `of_what` names the device, pod or node.
+///
+/// # Errors
+/// `NoData` when there is none, `DataStale` when it is too old; or the problem with the last question,
+/// when there was one.
+pub fn fresh<'a, T>(
+    sample: Option<&'a Sample<T>>,
+    of_what: &str,
+    problem: Option<&Hold>,
+    now: Timestamp,
+    stale_after: SignedDuration,
+) -> Result<&'a Sample<T>, Hold> {
+    let Some(sample) = sample else {
+        return Err(problem.cloned().unwrap_or_else(|| Hold::new(Reason::NoData, format!("no reading of {of_what}"))));
+    };
+    if now.duration_since(sample.at).abs() <= stale_after {
+        return Ok(sample);
+    }
+    // The time, not the age: a message that counts seconds would be written every second.
+    let last = format!("the last reading of {of_what} by {} is of {:.0}", sample.source, sample.at);
+    Err(match problem {
+        Some(problem) => Hold::new(problem.reason, format!("{}; {last}", problem.message)),
+        None => Hold::new(Reason::DataStale, last),
+    })
+}

@@ -1,0 +1,163 @@
+//! Fills an [`Observation`]: reflectors on the API server, queries to Prometheus.
+//!
+//! Must hold: a cache that is not synced, or a watch that broke, never looks like an empty cluster.
+
+pub mod agents;
+pub mod dcgm;
+pub mod kepler;
+pub mod prometheus;
+pub mod resources;
+pub mod telemetry;
+pub mod workloads;
+
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, Store},
+        watcher,
+    },
+};
+use powercap_common::api::{NodeFrequencies, PowerCappingPolicy, PowerDomain};
+use serde::de::DeserializeOwned;
+use tokio::{sync::Notify, task::JoinSet};
+
+use self::{
+    resources::{Written, asks_for_decision, spec_or_labels},
+    telemetry::LatestTelemetry,
+    workloads::{RUNNING, node_facts, pod_facts, slim_metadata, slim_node, slim_pod},
+};
+use crate::observation::Observation;
+
+/// A watch is asked anew after this: a half-open connection is noticed no later.
+const WATCH_SECONDS: u32 = 30;
+
+/// The caches and the latest readings.
+pub struct Observer {
+    policies: Store<PowerCappingPolicy>,
+    domains: Store<PowerDomain>,
+    frequencies: Store<NodeFrequencies>,
+    nodes: Store<Node>,
+    pods: Store<Pod>,
+    telemetry: LatestTelemetry,
+    collection_interval: SignedDuration,
+    /// Answers to our writes of policies' status.
+    pub written_policies: Written<PowerCappingPolicy>,
+    /// Answers to our writes of domains' status.
+    pub written_domains: Written<PowerDomain>,
+    /// Answers to our writes of nodes' grants and ceilings.
+    pub written_frequencies: Written<NodeFrequencies>,
+}
+
+impl Observer {
+    /// Starts the reflectors in `tasks`. `changed` is notified of what asks for a new decision.
+    pub fn start(
+        client: &Client,
+        telemetry: LatestTelemetry,
+        collection_interval: SignedDuration,
+        changed: &Arc<Notify>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let config = || watcher::Config::default().timeout(WATCH_SECONDS);
+        Self {
+            policies: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
+            domains: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
+            frequencies: reflect(Api::all(client.clone()), config(), slim_metadata, asks_for_decision, changed, tasks),
+            nodes: reflect(Api::all(client.clone()), config(), slim_node, spec_or_labels, changed, tasks),
+            pods: reflect(Api::all(client.clone()), config().fields(RUNNING), slim_pod, spec_or_labels, changed, tasks),
+            telemetry,
+            collection_interval,
+            written_policies: Written::default(),
+            written_domains: Written::default(),
+            written_frequencies: Written::default(),
+        }
+    }
+
+    /// Completes when every cache has its first list.
+    pub async fn synced(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.policies.wait_until_ready().await?;
+        self.domains.wait_until_ready().await?;
+        self.frequencies.wait_until_ready().await?;
+        self.nodes.wait_until_ready().await?;
+        self.pods.wait_until_ready().await
+    }
+
+    /// What is known now. The writer's own part (epoch, uncertain writes, steps) is left empty.
+    pub fn observe(&mut self) -> Observation {
+        let frequencies = self.written_frequencies.newest(&self.frequencies);
+        Observation {
+            policies: self.written_policies.newest(&self.policies),
+            domains: self.written_domains.newest(&self.domains),
+            frequencies: frequencies.into_iter().map(|object| (object.name_any(), object)).collect(),
+            nodes: self.nodes.state().iter().map(|node| node_facts(node)).collect(),
+            pods: self.pods.state().iter().filter_map(|pod| pod_facts(pod)).collect(),
+            telemetry: self.telemetry.get(),
+            collection_interval: self.collection_interval,
+            ..Observation::default()
+        }
+    }
+
+    /// The highest term in which any node was told anything.
+    #[must_use]
+    pub fn highest_term(&self) -> i64 {
+        self.frequencies.state().iter().map(|object| object.spec.epoch.term).max().unwrap_or_default()
+    }
+}
+
+/// A cache of one kind, kept up to date by a task. `digest` says whether a change of an object asks for a
+/// new decision: only a change of its value does.
+fn reflect<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    slim: fn(&mut K),
+    digest: fn(&K) -> u64,
+    changed: &Arc<Notify>,
+    tasks: &mut JoinSet<()>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, config).default_backoff().modify(slim).reflect(writer);
+    tasks.spawn(follow(stream, digest, Arc::clone(changed)));
+    store
+}
+
+async fn follow<K: Resource<DynamicType = ()>>(
+    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    digest: fn(&K) -> u64,
+    changed: Arc<Notify>,
+) {
+    let mut seen = HashMap::new();
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                let digest = digest(&object);
+                if seen.insert(key(&object), digest) != Some(digest) {
+                    changed.notify_one();
+                }
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                seen.remove(&key(&object));
+                changed.notify_one();
+            }
+            // A list after a break may lack what was deleted meanwhile.
+            Ok(watcher::Event::InitDone) => changed.notify_one(),
+            Ok(watcher::Event::Init) => {}
+            Err(error) => {
+                let kind = K::kind(&());
+                tracing::warn!(%kind, error = &error as &dyn std::error::Error, "a watch broke; trying again");
+            }
+        }
+    }
+}
+
+fn key<K: Resource>(object: &K) -> impl Hash + Eq + use<K> {
+    (object.meta().namespace.clone(), object.meta().name.clone())
+}

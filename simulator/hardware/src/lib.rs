@@ -1,0 +1,32 @@
+//! Boards and CPUs that behave: power follows clock, load and limit, with lags.
+//!
+//! ```text
+//!  request (NVML setters) ─┐
+//!  load (the workload)    ─┼─▶ daemon: Board::step, Host::step ─▶ state, cpufreq, powercap (what sensors say)
+//!  cpufreq, powercap      ─┘                                  └─▶ truth (what really flows: for the judge alone)
+//! ```
+//!
+//! What must hold: what was set is read back, clamped and late; sensors err by a constant gain a
+//! board while `truth` does not; power is finite, never negative and never above a board's peak;
+//! every number comes from a measurement named where it stands, or is called an assumption.
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod cpufreq;
+pub mod curves;
+pub mod daemon;
+pub mod folder;
+pub mod host;
+pub mod inference;
+pub mod limiter;
+pub mod rapl;
+pub mod record;
+pub mod sensors;
+pub mod spec;
+pub mod truth;
+
+pub use board::Board;
+pub use daemon::{HardwareError, run_hardware};
+pub use folder::{BoardFolder, Fault, Identity, Load, Request, Root, State, Work};
+pub use spec::{BoardSpec, HostSpec, NodeSpec};
+pub use truth::{BoardTruth, Truth};

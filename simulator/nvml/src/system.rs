@@ -1,0 +1,353 @@
+//! Starting, stopping, and finding devices and what they are.
+
+use std::ffi::{c_char, c_int, c_uint};
+
+use nvml_wrapper_sys::bindings::{
+    nvmlDevice_t, nvmlEnableState_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t,
+    nvmlProcessInfo_t, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
+    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
+    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_t, nvmlUtilization_t,
+};
+
+use crate::library::{Device, ask, close, handle, open, with_devices, with_identity, with_state};
+use crate::memory::{give, give_list, give_text, text_of};
+
+const DRIVER_VERSION: &str = "570.124.06";
+const NVML_VERSION: &str = "12.570.124.06";
+const CUDA_DRIVER_VERSION: c_int = 12080;
+const MIB: u64 = 1 << 20;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlInit_v2() -> nvmlReturn_t {
+    open()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlInitWithFlags(_flags: c_uint) -> nvmlReturn_t {
+    open()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlShutdown() -> nvmlReturn_t {
+    close()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlErrorString(code: nvmlReturn_t) -> *const c_char {
+    let text = match code {
+        0 => c"Success",
+        1 => c"Uninitialized",
+        2 => c"Invalid Argument",
+        3 => c"Not Supported",
+        4 => c"Insufficient Permissions",
+        6 => c"Not Found",
+        7 => c"Insufficient Size",
+        9 => c"Driver Not Loaded",
+        15 => c"GPU is lost",
+        _ => c"Unknown Error",
+    };
+    text.as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetDriverVersion(
+    version: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+    with_devices(|_| unsafe { give_text(version, length, DRIVER_VERSION) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(
+    version: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+    unsafe { give_text(version, length, NVML_VERSION) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a valid pointer.
+    unsafe { give(version, CUDA_DRIVER_VERSION) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a valid pointer.
+    with_devices(|devices| unsafe { give(count, c_uint::try_from(devices.len()).unwrap_or(0)) })
+}
+
+fn find(
+    to: *mut nvmlDevice_t,
+    missing: nvmlReturn_t,
+    is: impl Fn(&Device) -> bool,
+) -> nvmlReturn_t {
+    with_devices(|devices| match devices.iter().position(is) {
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        Some(index) => unsafe { give(to, handle(index)) },
+        None => missing,
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
+    index: c_uint,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
+    with_devices(|devices| {
+        if index as usize >= devices.len() {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        unsafe { give(device, handle(index as usize)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
+    uuid: *const c_char,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to end the text with zero.
+    let Some(uuid) = (unsafe { text_of(uuid) }) else {
+        return INVALID_ARGUMENT;
+    };
+    find(device, NOT_FOUND, |device| device.identity.uuid == uuid)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
+    bus_id: *const c_char,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to end the text with zero.
+    let Some(bus_id) = (unsafe { text_of(bus_id) }) else {
+        return INVALID_ARGUMENT;
+    };
+    // Both `0000:10:00.0` and `00000000:10:00.0` name a device.
+    let wanted = bus_id.to_ascii_uppercase();
+    find(device, NOT_FOUND, |device| {
+        device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUUID(
+    device: nvmlDevice_t,
+    uuid: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+    with_identity(device, |identity| unsafe {
+        give_text(uuid, length, &identity.uuid)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetName(
+    device: nvmlDevice_t,
+    name: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+    with_identity(device, |identity| unsafe {
+        give_text(name, length, &identity.spec.name)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetSerial(
+    device: nvmlDevice_t,
+    serial: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+    with_identity(device, |identity| unsafe {
+        give_text(serial, length, &identity.serial)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetIndex(
+    device: nvmlDevice_t,
+    index: *mut c_uint,
+) -> nvmlReturn_t {
+    // The place among the devices seen here: a container with one board sees index 0.
+    // SAFETY: NVML obliges the caller to pass a valid pointer.
+    with_identity(device, |_| unsafe {
+        give(index, c_uint::try_from(device as usize - 1).unwrap_or(0))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(
+    device: nvmlDevice_t,
+    minor: *mut c_uint,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a valid pointer.
+    with_identity(device, |identity| unsafe { give(minor, identity.index) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
+    device: nvmlDevice_t,
+    pci: *mut nvmlPciInfo_t,
+) -> nvmlReturn_t {
+    with_identity(device, |identity| {
+        let bus = u32::from_str_radix(&identity.pci_bus_id[9..11], 16).unwrap_or(0);
+        let info = nvmlPciInfo_t {
+            busIdLegacy: characters(&identity.pci_bus_id[4..]),
+            domain: 0,
+            bus,
+            device: 0,
+            // H100 SXM5's device and vendor identifiers.
+            pciDeviceId: 0x2330_10de,
+            pciSubSystemId: 0x16c1_10de,
+            busId: characters(&identity.pci_bus_id),
+        };
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        unsafe { give(pci, info) }
+    })
+}
+
+fn characters<const LENGTH: usize>(text: &str) -> [c_char; LENGTH] {
+    let mut to = [0; LENGTH];
+    for (to, byte) in to.iter_mut().zip(text.bytes().take(LENGTH - 1)) {
+        *to = c_char::from_ne_bytes([byte]);
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_t,
+) -> nvmlReturn_t {
+    with_state(device, |identity, state| {
+        let (total, used) = (identity.spec.memory_mib * MIB, state.memory_used_mib * MIB);
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        unsafe {
+            give(
+                memory,
+                nvmlMemory_t {
+                    total,
+                    free: total - used,
+                    used,
+                },
+            )
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_v2_t,
+) -> nvmlReturn_t {
+    with_state(device, |identity, state| {
+        if memory.is_null() {
+            return INVALID_ARGUMENT;
+        }
+        let (total, used) = (identity.spec.memory_mib * MIB, state.memory_used_mib * MIB);
+        // SAFETY: not null, and NVML obliges the caller to set `version` in a valid structure.
+        let version = unsafe { (*memory).version };
+        let info = nvmlMemory_v2_t {
+            version,
+            total,
+            reserved: 0,
+            free: total - used,
+            used,
+        };
+        // SAFETY: as above.
+        unsafe { give(memory, info) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
+    device: nvmlDevice_t,
+    rates: *mut nvmlUtilization_t,
+) -> nvmlReturn_t {
+    with_state(device, |_, state| {
+        let now = nvmlUtilization_t {
+            gpu: state.utilisation_percent,
+            memory: state.memory_utilisation_percent,
+        };
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        unsafe { give(rates, now) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: nvmlDevice_t,
+    sensor: c_uint,
+    celsius: *mut c_uint,
+) -> nvmlReturn_t {
+    with_state(device, |_, state| {
+        if sensor != 0 {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        unsafe { give(celsius, state.temperature_celsius) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetPersistenceMode(
+    device: nvmlDevice_t,
+    mode: *mut nvmlEnableState_t,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a valid pointer.
+    with_state(device, |_, state| unsafe {
+        give(mode, u32::from(state.persistence))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceSetPersistenceMode(
+    device: nvmlDevice_t,
+    mode: nvmlEnableState_t,
+) -> nvmlReturn_t {
+    if mode > 1 {
+        return INVALID_ARGUMENT;
+    }
+    ask(device, |_, request| {
+        request.persistence = mode == 1;
+        0
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetMigMode(
+    device: nvmlDevice_t,
+    _current: *mut c_uint,
+    _pending: *mut c_uint,
+) -> nvmlReturn_t {
+    with_identity(device, |_| NOT_SUPPORTED)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: nvmlDevice_t,
+    major: *mut c_int,
+    minor: *mut c_int,
+) -> nvmlReturn_t {
+    with_identity(device, |_| {
+        // SAFETY: NVML obliges the caller to pass valid pointers.
+        unsafe { give(major, 9).max(give(minor, 0)) }
+    })
+}
+
+/// None: simulated work has no process on a GPU that NVML could name. Tenants come from PodResources.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: nvmlDevice_t,
+    count: *mut c_uint,
+    processes: *mut nvmlProcessInfo_t,
+) -> nvmlReturn_t {
+    // SAFETY: NVML obliges the caller to pass a valid count and that much room.
+    with_identity(device, |_| unsafe { give_list(count, processes, &[]) })
+}

@@ -1,0 +1,89 @@
+//! `hardware`: makes a node's folder and runs its boards and CPUs until told to stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use powercap_simulated_hardware::folder::DEFAULT_ROOT;
+use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, run_hardware};
+
+/// Flags of `hardware`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Folder that holds the node's hardware; put it on a tmpfs
+    #[arg(long, default_value = DEFAULT_ROOT)]
+    root: PathBuf,
+    /// Name of the node; UUIDs are drawn from it
+    #[arg(long, env = "NODE_NAME")]
+    node: String,
+    /// Boards in the node, 0 to 16
+    #[arg(long, default_value_t = 8)]
+    boards: u32,
+    /// Board model
+    #[arg(long, default_value = "h100-sxm", value_parser = clap::builder::PossibleValuesParser::new(BoardSpec::MODELS))]
+    model: String,
+    /// Each board's power sensor errs by a constant within ± this
+    #[arg(long, default_value_t = 5.0)]
+    sensor_gain_percent: f64,
+    /// Draws other sensor errors for the same boards
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// From an accepted clock lock or power limit to its effect
+    #[arg(long, default_value_t = 30.0)]
+    lock_latency_ms: f64,
+    /// cpufreq policies in each of the two CPU packages
+    #[arg(long, default_value_t = 2)]
+    cpufreq_policies: u32,
+    /// Fans, NICs, memory and the rest of the node (DC)
+    #[arg(long, default_value_t = 1200.0)]
+    static_watts: f64,
+    /// The NVML stand-in, to be offered to the node's pods as lib/libnvidia-ml.so.1 below --root
+    #[arg(long, value_name = "FILE")]
+    nvml_library: Option<PathBuf>,
+}
+
+/// Puts the library where a driver's would be found.
+fn offer_library(library: &Path, root: &Path) -> anyhow::Result<()> {
+    let folder = root.join("lib");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let place = folder.join("libnvidia-ml.so.1");
+    std::fs::copy(library, &place)
+        .with_context(|| format!("copy {} to {}", library.display(), place.display()))?;
+    Ok(())
+}
+
+/// Runs until SIGTERM.
+///
+/// # Errors
+/// When the folder cannot be used, or vanishes.
+pub async fn run(flags: Flags) -> anyhow::Result<()> {
+    let board = BoardSpec::by_name(&flags.model).context("--model is not known: see --help")?;
+    let mut spec = NodeSpec::new(&flags.node, flags.boards, board);
+    spec.sensor_gain_percent = flags.sensor_gain_percent;
+    spec.seed = flags.seed;
+    spec.lock_latency_ms = flags.lock_latency_ms;
+    spec.host.policies_per_package = flags.cpufreq_policies.clamp(1, 64);
+    spec.host.cpus_per_policy = (56 / spec.host.policies_per_package).max(1);
+    spec.host.static_watts = flags.static_watts;
+    let root = Root::new(flags.root);
+    if let Some(library) = &flags.nvml_library {
+        offer_library(library, root.path())?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    // A thread of its own: 5 ms steps should not wait for a runtime's other tasks.
+    let mut physics = tokio::task::spawn_blocking({
+        let (stop, spec, root) = (Arc::clone(&stop), spec.clone(), root.clone());
+        move || {
+            let ready = || tracing::info!(node = %spec.node, boards = spec.boards, root = %root.path().display(), "hardware is ready");
+            run_hardware(&root, &spec, ready, || stop.load(Ordering::Relaxed))
+        }
+    });
+    tokio::select! {
+        ended = &mut physics => return Ok(ended??),
+        asked = crate::stop::asked() => asked?,
+    }
+    stop.store(true, Ordering::Relaxed);
+    physics.await??;
+    Ok(())
+}
