@@ -126,7 +126,8 @@ fn type_of<'a>(name: &str, field: &'a JSONSchemaProps) -> (String, Inner<'a>) {
 
 fn rules(page: &mut String, schema: &JSONSchemaProps) -> Result<()> {
     let own = schema.x_kubernetes_validations.iter().flatten();
-    let of_fields = schema.properties.iter().flatten().flat_map(|(_, field)| field.x_kubernetes_validations.iter().flatten());
+    let of_fields =
+        schema.properties.iter().flatten().flat_map(|(_, field)| field.x_kubernetes_validations.iter().flatten());
     let messages: Vec<_> = own.chain(of_fields).filter_map(|rule| rule.message.as_deref()).collect();
     if !messages.is_empty() {
         page.push_str("\nThe API server refuses what breaks a rule:\n\n");

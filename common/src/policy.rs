@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn policy(spec: serde_json::Value) -> Result<Policy, PolicyError> {
+    fn policy(spec: &serde_json::Value) -> Result<Policy, PolicyError> {
         let object: PowerCappingPolicy = serde_json::from_value(json!({
             "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy",
             "metadata": {"namespace": "llm", "name": "chat"}, "spec": spec,
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn defaults_advise_at_95_and_release_at_85_percent() {
-        let policy = policy(json!({"powerCapLimitWatts": 1000, "selector": {"matchLabels": {"app": "chat"}}})).unwrap();
+        let policy = policy(&json!({"powerCapLimitWatts": 1000, "selector": {"matchLabels": {"app": "chat"}}})).unwrap();
         assert_eq!((policy.mode, policy.scope), (Mode::Advise, PowerScope::Devices));
         assert_eq!((policy.capping_threshold, policy.release_threshold), (Watts::new(950), Watts::new(850)));
         assert_eq!(policy.id.to_string(), "powercappingpolicy/llm/chat");
@@ -134,12 +134,9 @@ mod tests {
                 json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 80}),
                 "releaseThresholdPercent (85) must be below spec.cappingThresholdPercent (80)",
             ),
-            (
-                json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 101}),
-                "at most 100",
-            ),
+            (json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 101}), "at most 100"),
         ] {
-            let error = policy(spec).unwrap_err().to_string();
+            let error = policy(&spec).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
     }

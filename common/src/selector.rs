@@ -100,9 +100,7 @@ mod tests {
     #[test]
     fn selects_as_kubernetes_does() {
         let labels: Labels = [("app", "chat"), ("tier", "gold")].map(|(k, v)| (k.into(), v.into())).into();
-        let expression = |key: &str, operator: &str, values: &[&str]| {
-            json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
-        };
+        let expression = |key: &str, operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
         for (json, expected) in [
             (json!({"matchLabels": {"app": "chat"}}), true),
             (json!({"matchLabels": {"app": "chat", "tier": "iron"}}), false),

@@ -30,11 +30,7 @@ impl Watts {
     /// beyond a gigawatt.
     #[must_use]
     pub fn from_measurement(watts: f64) -> Option<Self> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the range was checked"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
         (watts.is_finite() && (0.0..=1e9).contains(&watts)).then(|| Self((watts * 1000.0).round() as u64))
     }
 
@@ -141,11 +137,7 @@ impl Megahertz {
     #[must_use]
     pub fn scaled(self, ratio: f64) -> Self {
         let scaled = f64::from(self.0) * ratio;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "the range was checked"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
         Self(if (0.0..=f64::from(u32::MAX)).contains(&scaled) { scaled as u32 } else { 0 })
     }
 }

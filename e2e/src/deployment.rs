@@ -39,19 +39,11 @@ impl Deployment {
         wait.extend(DEFINITIONS);
         kubectl(&wait, None).await?;
         if self.without.is_empty() {
-            kubectl(
-                &["apply", "--server-side", "-k", &self.path("overlays/demo")],
-                None,
-            )
-            .await?;
+            kubectl(&["apply", "--server-side", "-k", &self.path("overlays/demo")], None).await?;
             return Ok(());
         }
         let everything = kubectl(&["kustomize", &self.path("overlays/demo")], None).await?;
-        kubectl(
-            &["apply", "--server-side", "-f", "-"],
-            Some(&leave_out(&everything, &self.without)),
-        )
-        .await?;
+        kubectl(&["apply", "--server-side", "-f", "-"], Some(&leave_out(&everything, &self.without))).await?;
         Ok(())
     }
 
@@ -67,14 +59,9 @@ fn leave_out(yaml: &str, without: &[String]) -> String {
             .ok()
             .and_then(|object| object.metadata.labels?.component)
             .unwrap_or_default();
-        !without
-            .iter()
-            .any(|left_out| component.starts_with(left_out.as_str()))
+        !without.iter().any(|left_out| component.starts_with(left_out.as_str()))
     };
-    yaml.split("\n---\n")
-        .filter(stays)
-        .collect::<Vec<_>>()
-        .join("\n---\n")
+    yaml.split("\n---\n").filter(stays).collect::<Vec<_>>().join("\n---\n")
 }
 
 #[derive(Deserialize)]
@@ -96,27 +83,17 @@ struct Labels {
 async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String> {
     let mut child = Command::new("kubectl")
         .args(arguments)
-        .stdin(if input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("start kubectl; the demo runs inside `cluster run`, which puts it on PATH")?;
     if let (Some(mut pipe), Some(text)) = (child.stdin.take(), input) {
-        pipe.write_all(text.as_bytes())
-            .await
-            .context("hand manifests to kubectl")?;
+        pipe.write_all(text.as_bytes()).await.context("hand manifests to kubectl")?;
     }
     let output = child.wait_with_output().await.context("wait for kubectl")?;
     if !output.status.success() {
-        bail!(
-            "kubectl {} failed: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("kubectl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -132,10 +109,7 @@ pub async fn wait_until_running(client: &Client, mut say: impl FnMut(&str)) -> R
         }
         let text = format!("waiting for {}", missing.join(", "));
         if begun.elapsed() > PATIENCE {
-            bail!(
-                "after {} s still {text}; the cluster's logs say why",
-                PATIENCE.as_secs()
-            );
+            bail!("after {} s still {text}; the cluster's logs say why", PATIENCE.as_secs());
         }
         if text != said {
             say(&text);
@@ -147,12 +121,9 @@ pub async fn wait_until_running(client: &Client, mut say: impl FnMut(&str)) -> R
 
 async fn missing(client: &Client) -> Result<Vec<String>> {
     let everything = ListParams::default();
-    let (nodes, pods) = (
-        Api::<Node>::all(client.clone()),
-        Api::<Pod>::all(client.clone()),
-    );
-    let (nodes, pods) = tokio::try_join!(nodes.list(&everything), pods.list(&everything))
-        .context("list nodes and pods")?;
+    let (nodes, pods) = (Api::<Node>::all(client.clone()), Api::<Pod>::all(client.clone()));
+    let (nodes, pods) =
+        tokio::try_join!(nodes.list(&everything), pods.list(&everything)).context("list nodes and pods")?;
     let mut missing: Vec<_> = nodes
         .items
         .iter()
@@ -163,12 +134,9 @@ async fn missing(client: &Client) -> Result<Vec<String>> {
     match unready.as_slice() {
         [] if pods.items.is_empty() => missing.push("the first pods".to_owned()),
         [] => {}
-        [first, rest @ ..] => missing.push(format!(
-            "{} of {} pods (first {})",
-            rest.len() + 1,
-            pods.items.len(),
-            name(&first.metadata)
-        )),
+        [first, rest @ ..] => {
+            missing.push(format!("{} of {} pods (first {})", rest.len() + 1, pods.items.len(), name(&first.metadata)));
+        }
     }
     Ok(missing)
 }
@@ -185,14 +153,8 @@ fn has_boards(node: &Node) -> bool {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]

@@ -14,13 +14,18 @@ async fn a_policy_cut_slows_its_own_boards_alone_and_says_so() {
     rack.edit_policy("training", json!({"powerCapLimitWatts": 2800})).await;
 
     rack.eventually("training draws less than its new cap, and reports it", 30, async |rack| {
-        rack.policy("training").await.status.and_then(|status| status.current_power_watts).is_some_and(|watts| watts <= 2800)
+        rack.policy("training")
+            .await
+            .status
+            .and_then(|status| status.current_power_watts)
+            .is_some_and(|watts| watts <= 2800)
     })
     .await;
     assert_eq!(rack.policy_condition("training", kind::WITHIN_CAP).await, (Truth::True, "PowerBelowCap".into()));
 
     for node in rack.nodes().await {
-        let capped: Vec<_> = node.spec.gpu_frequencies.iter().filter(|ceiling| ceiling.set_by.ends_with("/training")).collect();
+        let capped: Vec<_> =
+            node.spec.gpu_frequencies.iter().filter(|ceiling| ceiling.set_by.ends_with("/training")).collect();
         assert_eq!(capped.len(), 4, "four boards of each node train");
         for ceiling in capped {
             assert!(ceiling.power_limit_watts.is_some_and(|watts| watts <= 350), "{ceiling:?}");

@@ -19,10 +19,14 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
     for agent in &agents {
         rack.kill_pod(agent).await;
     }
-    rack.throughout("true power stays below 9,000 W without agents", 10, async |rack| rack.true_watts() <= 9000.0).await;
+    rack.throughout("true power stays below 9,000 W without agents", 10, async |rack| rack.true_watts() <= 9000.0)
+        .await;
 
     rack.edit_domain(json!({"powerCapLimitWatts": 8000})).await;
-    rack.eventually("the next agents keep a lower cap", 30, async |rack| rack.true_watts() <= 8000.0 && rack.all_hold().await).await;
+    rack.eventually("the next agents keep a lower cap", 30, async |rack| {
+        rack.true_watts() <= 8000.0 && rack.all_hold().await
+    })
+    .await;
 }
 
 #[tokio::test]

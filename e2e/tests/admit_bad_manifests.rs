@@ -40,7 +40,8 @@ async fn every_bad_manifest_is_refused_with_its_mend() {
             Err(_) => {}
         }
         for object in before {
-            let _gone = api(&client, object).await.delete(object.metadata.name.as_ref().unwrap(), &Default::default()).await;
+            let _gone =
+                api(&client, object).await.delete(object.metadata.name.as_ref().unwrap(), &Default::default()).await;
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

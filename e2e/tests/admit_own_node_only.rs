@@ -48,8 +48,10 @@ async fn as_agent(rack: &Rack, pod: Option<&Pod>) -> Client {
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
     });
-    let request = TokenRequest { spec: TokenRequestSpec { bound_object_ref: bound, ..Default::default() }, ..Default::default() };
-    let answer = accounts.create_token_request("powercap-actuator-node", &PostParams::default(), &request).await.unwrap();
+    let request =
+        TokenRequest { spec: TokenRequestSpec { bound_object_ref: bound, ..Default::default() }, ..Default::default() };
+    let answer =
+        accounts.create_token_request("powercap-actuator-node", &PostParams::default(), &request).await.unwrap();
     let mut config = powercap_e2e::cluster::existing::config().await.unwrap();
     config.auth_info = AuthInfo { token: Some(answer.status.unwrap().token.into()), ..Default::default() };
     Client::try_from(config).unwrap()

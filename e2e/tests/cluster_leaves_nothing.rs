@@ -1,12 +1,7 @@
 //! After a stop, by whatever cause, the machine is as before: no process, mount, cgroup, interface,
 //! iptables rule, kernel setting or file of the cluster stays.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,16 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Directories in which something of a node could be left.
-const WATCHED: [&str; 8] = [
-    "/etc",
-    "/opt",
-    "/run",
-    "/usr/libexec",
-    "/var/lib",
-    "/var/log",
-    "/dev",
-    "/sys/fs/cgroup",
-];
+const WATCHED: [&str; 8] = ["/etc", "/opt", "/run", "/usr/libexec", "/var/lib", "/var/log", "/dev", "/sys/fs/cgroup"];
 /// Kernel settings that a kubelet or kube-proxy would change.
 const SETTINGS: [&str; 6] = [
     "/proc/sys/vm/overcommit_memory",
@@ -47,16 +33,9 @@ const SETTINGS: [&str; 6] = [
 fn a_command_that_ends_leaves_nothing_and_its_status_is_passed_on() {
     let place = Place::new("ended");
     let before = place.trace();
-    let seen = place.cluster(
-        &["run", "--nodes", "1"],
-        &["sh", "-c", "kubectl get nodes; exit 7"],
-    );
+    let seen = place.cluster(&["run", "--nodes", "1"], &["sh", "-c", "kubectl get nodes; exit 7"]);
     let text = String::from_utf8_lossy(&seen.stdout);
-    assert!(
-        text.contains("node-1"),
-        "{text}\n{}",
-        String::from_utf8_lossy(&seen.stderr)
-    );
+    assert!(text.contains("node-1"), "{text}\n{}", String::from_utf8_lossy(&seen.stderr));
     assert_eq!(seen.status.code(), Some(7));
     // A command that failed has its logs kept, and nothing else.
     fs::remove_dir_all(place.layout.kept_logs()).expect("logs are kept after a failure");
@@ -69,10 +48,7 @@ fn an_interrupt_leaves_nothing() {
     let before = place.trace();
     let mut up = place.up();
     let inside = up.processes();
-    assert!(
-        inside.iter().any(|process| process.name == "pause"),
-        "no pod: {inside:?}"
-    );
+    assert!(inside.iter().any(|process| process.name == "pause"), "no pod: {inside:?}");
     // A live run is left alone.
     assert_eq!(place.cluster(&["sweep"], &[]).status.code(), Some(125));
     up.signal(Signal::INT);
@@ -105,10 +81,7 @@ impl Place {
     fn new(name: &str) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
-        let place = Self {
-            layout: Layout::new(&directory).unwrap(),
-            _turn: turn,
-        };
+        let place = Self { layout: Layout::new(&directory).unwrap(), _turn: turn };
         // What an earlier, failed test left must not pass for ours.
         assert!(place.cluster(&["sweep"], &[]).status.success());
         place
@@ -116,10 +89,7 @@ impl Place {
 
     fn command(&self, subcommand: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cluster"));
-        command
-            .args(subcommand)
-            .arg("--dir")
-            .arg(self.layout.root());
+        command.args(subcommand).arg("--dir").arg(self.layout.root());
         command
     }
 
@@ -133,12 +103,8 @@ impl Place {
 
     /// Starts a cluster with one pod, made from the host.
     fn up(&self) -> Up {
-        let mut child = self
-            .command(&["up", "--nodes", "1"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            self.command(&["up", "--nodes", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().and_then(Result::ok).unwrap_or_default();
         let Some(kubeconfig) = first.strip_prefix("export KUBECONFIG=") else {
@@ -155,19 +121,8 @@ impl Place {
                 .unwrap();
             assert!(status.success(), "kubectl {arguments:?}: {status}");
         };
-        kubectl(&[
-            "run",
-            "pod",
-            "--image=pause:dev",
-            "--image-pull-policy=Never",
-        ]);
-        kubectl(&[
-            "wait",
-            "pod",
-            "pod",
-            "--for=condition=Ready",
-            "--timeout=60s",
-        ]);
+        kubectl(&["run", "pod", "--image=pause:dev", "--image-pull-policy=Never"]);
+        kubectl(&["wait", "pod", "pod", "--for=condition=Ready", "--timeout=60s"]);
         up
     }
 
@@ -176,22 +131,15 @@ impl Place {
         let id = self.layout.id();
         let mut trace = BTreeSet::new();
         for directory in WATCHED {
-            trace.extend(
-                entries(Path::new(directory)).map(|path| format!("file {}", path.display())),
-            );
+            trace.extend(entries(Path::new(directory)).map(|path| format!("file {}", path.display())));
         }
-        trace.extend(
-            named(Path::new("/sys/fs/cgroup"), &id)
-                .map(|path| format!("cgroup {}", path.display())),
-        );
+        trace.extend(named(Path::new("/sys/fs/cgroup"), &id).map(|path| format!("cgroup {}", path.display())));
         if self.layout.root().exists() {
             trace.insert(format!("file {}", self.layout.root().display()));
         }
         let lines = |path: &str| fs::read_to_string(path).unwrap();
         trace.extend(
-            lines("/proc/self/mountinfo")
-                .lines()
-                .map(|line| format!("mount {}", line.split(' ').nth(4).unwrap())),
+            lines("/proc/self/mountinfo").lines().map(|line| format!("mount {}", line.split(' ').nth(4).unwrap())),
         );
         trace.extend(
             entries(Path::new("/sys/class/net"))
@@ -200,12 +148,7 @@ impl Place {
         );
         let rules = Command::new("iptables-save").output().unwrap();
         let rules = String::from_utf8(rules.stdout).unwrap();
-        trace.extend(
-            rules
-                .lines()
-                .filter(|line| line.starts_with("-A"))
-                .map(|line| format!("rule {line}")),
-        );
+        trace.extend(rules.lines().filter(|line| line.starts_with("-A")).map(|line| format!("rule {line}")));
         for setting in SETTINGS {
             let value = fs::read_to_string(setting).unwrap_or_default();
             trace.insert(format!("setting {setting} {}", value.trim()));
@@ -217,10 +160,7 @@ impl Place {
         let after = self.trace();
         let more: Vec<_> = after.difference(before).collect();
         let less: Vec<_> = before.difference(&after).collect();
-        assert!(
-            more.is_empty() && less.is_empty(),
-            "left behind: {more:#?}, taken away: {less:#?}"
-        );
+        assert!(more.is_empty() && less.is_empty(), "left behind: {more:#?}, taken away: {less:#?}");
     }
 }
 
@@ -236,23 +176,15 @@ impl Up {
 
     /// All processes of the cluster.
     fn processes(&self) -> Vec<Process> {
-        let all: Vec<Process> = entries(Path::new("/proc"))
-            .filter_map(|path| Process::read(&path))
-            .collect();
+        let all: Vec<Process> = entries(Path::new("/proc")).filter_map(|path| Process::read(&path)).collect();
         let mut family = vec![self.child.id()];
         let mut known = 0;
         while known < family.len() {
             let parent = family[known];
-            family.extend(
-                all.iter()
-                    .filter(|process| process.parent == parent)
-                    .map(|process| process.id),
-            );
+            family.extend(all.iter().filter(|process| process.parent == parent).map(|process| process.id));
             known += 1;
         }
-        all.into_iter()
-            .filter(|process| family.contains(&process.id))
-            .collect()
+        all.into_iter().filter(|process| family.contains(&process.id)).collect()
     }
 }
 
@@ -280,17 +212,11 @@ impl Process {
         let (start, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let name = start.split_once('(')?.1.to_owned();
-        Some(Self {
-            id,
-            parent: fields.get(1)?.parse().ok()?,
-            name,
-            began: (*fields.get(19)?).to_owned(),
-        })
+        Some(Self { id, parent: fields.get(1)?.parse().ok()?, name, began: (*fields.get(19)?).to_owned() })
     }
 
     fn lives(&self) -> bool {
-        Self::read(&PathBuf::from(format!("/proc/{}", self.id)))
-            .is_some_and(|now| now.began == self.began)
+        Self::read(&PathBuf::from(format!("/proc/{}", self.id))).is_some_and(|now| now.began == self.began)
     }
 }
 
@@ -308,11 +234,7 @@ fn assert_gone(processes: &[Process], within: Duration) {
 }
 
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// The directories of this name in the hierarchies below `root`.

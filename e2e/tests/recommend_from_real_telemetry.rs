@@ -15,7 +15,10 @@ async fn get(rack: &Rack, namespace: &str, service: &str, path: &str) -> Value {
 }
 
 async fn query(rack: &Rack, promql: &str) -> Vec<Value> {
-    let path = format!("/api/v1/query?query={}", promql.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace(' ', "%20"));
+    let path = format!(
+        "/api/v1/query?query={}",
+        promql.replace('{', "%7B").replace('}', "%7D").replace('"', "%22").replace(' ', "%20")
+    );
     let answer = get(rack, "monitoring", "prometheus:http", &path).await;
     answer["data"]["result"].as_array().unwrap().clone()
 }

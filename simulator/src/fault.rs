@@ -30,15 +30,9 @@ pub struct Flags {
 /// # Errors
 /// When the board is not there.
 pub fn run(flags: &Flags) -> anyhow::Result<()> {
-    let wanted = Fault {
-        read_code: flags.read_code,
-        write_code: flags.write_code,
-        ignores_writes: flags.ignore_writes,
-    };
-    Root::new(&flags.root)
-        .board(&flags.uuid)
-        .fault()?
-        .update(|fault| *fault = wanted)?;
+    let wanted =
+        Fault { read_code: flags.read_code, write_code: flags.write_code, ignores_writes: flags.ignore_writes };
+    Root::new(&flags.root).board(&flags.uuid).fault()?.update(|fault| *fault = wanted)?;
     tracing::info!(uuid = %flags.uuid, ?wanted, "the board's fault is set");
     Ok(())
 }

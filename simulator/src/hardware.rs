@@ -48,8 +48,7 @@ fn offer_library(library: &Path, root: &Path) -> anyhow::Result<()> {
     let folder = root.join("lib");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let place = folder.join("libnvidia-ml.so.1");
-    std::fs::copy(library, &place)
-        .with_context(|| format!("copy {} to {}", library.display(), place.display()))?;
+    std::fs::copy(library, &place).with_context(|| format!("copy {} to {}", library.display(), place.display()))?;
     Ok(())
 }
 

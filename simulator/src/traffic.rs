@@ -92,11 +92,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         .no_proxy()
         .timeout(Duration::from_secs_f64(flags.timeout_seconds.max(1.0)))
         .build()?;
-    let urls: Vec<String> = flags
-        .target
-        .iter()
-        .map(|target| format!("{}/v1/completions", target.trim_end_matches('/')))
-        .collect();
+    let urls: Vec<String> =
+        flags.target.iter().map(|target| format!("{}/v1/completions", target.trim_end_matches('/'))).collect();
     let mut tally = Tally::default();
     let mut rate = flags.requests_per_second;
     let mut under_way = FuturesUnordered::new();
@@ -144,22 +141,10 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     }
 }
 
-async fn ask(
-    client: &reqwest::Client,
-    url: &str,
-    prompt_tokens: u32,
-    max_tokens: u32,
-) -> Option<(f64, u32)> {
+async fn ask(client: &reqwest::Client, url: &str, prompt_tokens: u32, max_tokens: u32) -> Option<(f64, u32)> {
     let start = Instant::now();
     let body = serde_json::json!({ "prompt_tokens": prompt_tokens, "max_tokens": max_tokens });
-    let answer = client
-        .post(url)
-        .json(&body)
-        .send()
-        .await
-        .ok()?
-        .error_for_status()
-        .ok()?;
+    let answer = client.post(url).json(&body).send().await.ok()?.error_for_status().ok()?;
     answer.bytes().await.ok()?;
     Some((start.elapsed().as_secs_f64(), max_tokens))
 }
@@ -182,11 +167,7 @@ fn read_rate(path: &Path) -> Option<f64> {
 fn report(flags: &Flags, rate: f64, tally: &mut Tally, in_flight: usize) -> anyhow::Result<()> {
     let window = Duration::from_secs_f64(flags.window_seconds.clamp(1.0, 3600.0));
     let now = Instant::now();
-    while tally
-        .recent
-        .front()
-        .is_some_and(|(at, _)| now - *at > window)
-    {
+    while tally.recent.front().is_some_and(|(at, _)| now - *at > window) {
         tally.recent.pop_front();
     }
     let figures = figures(rate, tally, in_flight, window);
@@ -195,9 +176,7 @@ fn report(flags: &Flags, rate: f64, tally: &mut Tally, in_flight: usize) -> anyh
         let next = out.with_extension("next");
         std::fs::write(&next, serde_json::to_vec(&figures)?)
             .and_then(|()| std::fs::rename(&next, out))
-            .with_context(|| {
-                format!("write the figures to {}: pick another --out", out.display())
-            })?;
+            .with_context(|| format!("write the figures to {}: pick another --out", out.display()))?;
     }
     Ok(())
 }
@@ -206,9 +185,7 @@ fn figures(rate: f64, tally: &Tally, in_flight: usize, window: Duration) -> Figu
     let mut latencies: Vec<f64> = tally.recent.iter().map(|(_, latency)| *latency).collect();
     latencies.sort_by(f64::total_cmp);
     let percentile = |percent: usize| {
-        latencies
-            .get((latencies.len() * percent / 100).min(latencies.len().saturating_sub(1)))
-            .copied()
+        latencies.get((latencies.len() * percent / 100).min(latencies.len().saturating_sub(1))).copied()
     };
     #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
     let answers = latencies.len() as f64;
@@ -233,18 +210,12 @@ mod tests {
     #[test]
     fn percentiles_are_of_the_window_and_absent_without_answers() {
         let mut tally = Tally::default();
-        assert_eq!(
-            figures(1.0, &tally, 0, Duration::from_secs(10)).p99_seconds,
-            None
-        );
+        assert_eq!(figures(1.0, &tally, 0, Duration::from_secs(10)).p99_seconds, None);
         for latency in 1..=100 {
             tally.recent.push_back((Instant::now(), f64::from(latency)));
         }
         let figures = figures(1.0, &tally, 0, Duration::from_secs(10));
-        assert_eq!(
-            (figures.p50_seconds, figures.p99_seconds),
-            (Some(51.0), Some(100.0))
-        );
+        assert_eq!((figures.p50_seconds, figures.p99_seconds), (Some(51.0), Some(100.0)));
         assert!((figures.completed_per_second - 10.0).abs() < f64::EPSILON);
     }
 
@@ -252,14 +223,9 @@ mod tests {
     fn a_control_file_takes_a_number_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rate");
-        for (text, rate) in [
-            ("12.5\n", Some(12.5)),
-            ("0", Some(0.0)),
-            ("", None),
-            ("fast", None),
-            ("NaN", None),
-            ("-1", None),
-        ] {
+        for (text, rate) in
+            [("12.5\n", Some(12.5)), ("0", Some(0.0)), ("", None), ("fast", None), ("NaN", None), ("-1", None)]
+        {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read_rate(&path), rate, "{text:?}");
         }

@@ -12,27 +12,16 @@ use powercap_simulator::exporters::kepler::{self, Meter};
 use powercap_simulator::kubelet::pod_resources::Owner;
 
 fn golden(name: &str, stamp: &str, page: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let wanted = format!("{stamp}{page}");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &wanted).unwrap();
     }
-    assert_eq!(
-        std::fs::read_to_string(&path).unwrap(),
-        wanted,
-        "{}",
-        path.display()
-    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted, "{}", path.display());
 }
 
 fn owner(pod: &str, container: &str) -> Owner {
-    Owner {
-        namespace: "team-a".to_owned(),
-        pod: pod.to_owned(),
-        container: container.to_owned(),
-    }
+    Owner { namespace: "team-a".to_owned(), pod: pod.to_owned(), container: container.to_owned() }
 }
 
 fn identity(index: u32) -> Identity {
@@ -73,23 +62,11 @@ fn dcgm_exporter_4_8_2() {
         ..State::default()
     };
     let boards = [
-        Seen {
-            identity: &training,
-            state: busy,
-            owner: Some(&owner),
-        },
-        Seen {
-            identity: &idle,
-            state: rest,
-            owner: None,
-        },
+        Seen { identity: &training, state: busy, owner: Some(&owner) },
+        Seen { identity: &idle, state: rest, owner: None },
     ];
     let stamp = "# The text format of NVIDIA's DCGM exporter 4.5.3-4.8.2 (default counters, Kubernetes mapping on), as our simulator prints it.\n";
-    golden(
-        "dcgm-exporter-4.8.2.prom",
-        stamp,
-        &render(&boards, "node-1"),
-    );
+    golden("dcgm-exporter-4.8.2.prom", stamp, &render(&boards, "node-1"));
 }
 
 fn zone(tree: &Path, index: u32, energy_uj: u64) {
@@ -103,10 +80,7 @@ fn zone(tree: &Path, index: u32, energy_uj: u64) {
 fn kepler_0_11_4() {
     let tree = tempfile::tempdir().unwrap();
     let mut meter = Meter::new(tree.path().to_owned());
-    let pods = [
-        (owner("train-0", "train"), 3.0),
-        (owner("web-0", "proxy"), 1.0),
-    ];
+    let pods = [(owner("train-0", "train"), 3.0), (owner("web-0", "proxy"), 1.0)];
     let start = Instant::now();
     zone(tree.path(), 0, 1_000_000);
     zone(tree.path(), 1, 262_143_000_000);
@@ -116,7 +90,10 @@ fn kepler_0_11_4() {
     zone(tree.path(), 1, 699_671_150);
     meter.read(start + Duration::from_secs(5), 0.5, &pods);
     let page = kepler::render(&meter, "node-1");
-    assert!(page.contains(r#"kepler_node_cpu_watts{node_name="node-1",path="aggregated-package",zone="package"} 320"#), "{page}");
+    assert!(
+        page.contains(r#"kepler_node_cpu_watts{node_name="node-1",path="aggregated-package",zone="package"} 320"#),
+        "{page}"
+    );
     golden(
         "kepler-0.11.4.prom",
         "# The text format of Kepler v0.11.4 (metrics level node, container, pod; RAPL, two packages), as our simulator prints it.\n",

@@ -14,9 +14,8 @@ use hyper_util::rt::TokioIo;
 use powercap_simulated_hardware::daemon::Hardware;
 use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root};
 use powercap_simulator::kubelet::messages::{
-    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerDevices,
-    ContainerResources, Empty, ListAndWatchResponse, ListPodResourcesRequest,
-    ListPodResourcesResponse, PodResources, RegisterRequest,
+    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerDevices, ContainerResources, Empty,
+    ListAndWatchResponse, ListPodResourcesRequest, ListPodResourcesResponse, PodResources, RegisterRequest,
 };
 use powercap_simulator::kubelet::pod_resources::Owners;
 use tokio::net::{UnixListener, UnixStream};
@@ -60,9 +59,7 @@ impl Service<http::Request<Body>> for Registration {
                 *kubelet.last.lock().unwrap() = Some(request.into_inner());
                 async { Ok::<_, Status>(Response::new(Empty {})) }
             };
-            Ok(Grpc::new(ProstCodec::default())
-                .unary(tower::service_fn(answer), request)
-                .await)
+            Ok(Grpc::new(ProstCodec::default()).unary(tower::service_fn(answer), request).await)
         })
     }
 }
@@ -90,9 +87,7 @@ impl Service<http::Request<Body>> for Lister {
                 let pods = pods.clone();
                 async { Ok::<_, Status>(Response::new(pods)) }
             };
-            Ok(Grpc::new(ProstCodec::default())
-                .unary(tower::service_fn(answer), request)
-                .await)
+            Ok(Grpc::new(ProstCodec::default()).unary(tower::service_fn(answer), request).await)
         })
     }
 }
@@ -111,10 +106,7 @@ fn serve(kubelet: &Kubelet, folder: &Path) -> tokio::task::JoinHandle<()> {
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{what} did not happen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -124,10 +116,7 @@ async fn plugin(socket: PathBuf) -> tonic::client::Grpc<Channel> {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(connector)
-        .await
-        .unwrap();
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     client
@@ -149,14 +138,8 @@ async fn boards_are_offered_allocated_and_offered_again() {
     let root = Root::new(folder.path().join("hardware"));
     let kubelet_dir = folder.path().join("device-plugins");
     std::fs::create_dir(&kubelet_dir).unwrap();
-    let _hardware =
-        Hardware::boot(&root, &NodeSpec::new("node-1", 3, BoardSpec::h100_sxm())).unwrap();
-    let boards: Vec<String> = root
-        .boards()
-        .unwrap()
-        .into_iter()
-        .map(|(identity, _)| identity.uuid)
-        .collect();
+    let _hardware = Hardware::boot(&root, &NodeSpec::new("node-1", 3, BoardSpec::h100_sxm())).unwrap();
+    let boards: Vec<String> = root.boards().unwrap().into_iter().map(|(identity, _)| identity.uuid).collect();
 
     let kubelet = Kubelet::default();
     let first_life = serve(&kubelet, &kubelet_dir);
@@ -168,80 +151,40 @@ async fn boards_are_offered_allocated_and_offered_again() {
         .spawn()
         .unwrap();
     let _program = Running(program);
-    until("registration", || {
-        kubelet.registrations.load(Ordering::SeqCst) == 1
-    })
-    .await;
+    until("registration", || kubelet.registrations.load(Ordering::SeqCst) == 1).await;
     let registered = kubelet.last.lock().unwrap().clone().unwrap();
-    assert_eq!(
-        (
-            registered.version.as_str(),
-            registered.resource_name.as_str()
-        ),
-        ("v1beta1", "nvidia.com/gpu")
-    );
+    assert_eq!((registered.version.as_str(), registered.resource_name.as_str()), ("v1beta1", "nvidia.com/gpu"));
 
     let mut client = plugin(kubelet_dir.join(&registered.endpoint)).await;
     let path = http::uri::PathAndQuery::from_static("/v1beta1.DevicePlugin/ListAndWatch");
     let codec = ProstCodec::<Empty, ListAndWatchResponse>::default();
-    let mut lists = client
-        .server_streaming(Request::new(Empty {}), path, codec)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut lists = client.server_streaming(Request::new(Empty {}), path, codec).await.unwrap().into_inner();
     let devices = lists.message().await.unwrap().unwrap().devices;
     assert!(devices.iter().all(|device| device.health == "Healthy"));
-    assert_eq!(
-        devices
-            .into_iter()
-            .map(|device| device.id)
-            .collect::<Vec<_>>(),
-        boards
-    );
+    assert_eq!(devices.into_iter().map(|device| device.id).collect::<Vec<_>>(), boards);
 
     let allocate = |uuid: &str| AllocateRequest {
-        container_requests: vec![ContainerAllocateRequest {
-            devices_ids: vec![uuid.to_owned()],
-        }],
+        container_requests: vec![ContainerAllocateRequest { devices_ids: vec![uuid.to_owned()] }],
     };
     let path = http::uri::PathAndQuery::from_static("/v1beta1.DevicePlugin/Allocate");
     let codec = || ProstCodec::<AllocateRequest, AllocateResponse>::default();
     client.ready().await.unwrap();
-    let answer = client
-        .unary(Request::new(allocate(&boards[1])), path.clone(), codec())
-        .await
-        .unwrap()
-        .into_inner();
+    let answer = client.unary(Request::new(allocate(&boards[1])), path.clone(), codec()).await.unwrap().into_inner();
     let container = &answer.container_responses[0];
     assert_eq!(container.envs["NVIDIA_VISIBLE_DEVICES"], boards[1]);
     assert_eq!(container.mounts.len(), 1);
-    assert_eq!(
-        container.mounts[0].container_path,
-        format!("/run/simulated-hardware/boards/{}", boards[1])
-    );
-    assert_eq!(
-        container.mounts[0].host_path,
-        format!("/host/hardware/boards/{}", boards[1])
-    );
+    assert_eq!(container.mounts[0].container_path, format!("/run/simulated-hardware/boards/{}", boards[1]));
+    assert_eq!(container.mounts[0].host_path, format!("/host/hardware/boards/{}", boards[1]));
     client.ready().await.unwrap();
-    let refused = client
-        .unary(Request::new(allocate("GPU-other")), path, codec())
-        .await
-        .unwrap_err();
+    let refused = client.unary(Request::new(allocate("GPU-other")), path, codec()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
 
     // A kubelet that restarts removes every socket and makes its own anew.
     first_life.abort();
     std::fs::remove_file(kubelet_dir.join(&registered.endpoint)).unwrap();
     let _second_life = serve(&kubelet, &kubelet_dir);
-    until("registration again", || {
-        kubelet.registrations.load(Ordering::SeqCst) >= 2
-    })
-    .await;
-    until("the plugin's socket", || {
-        kubelet_dir.join(&registered.endpoint).exists()
-    })
-    .await;
+    until("registration again", || kubelet.registrations.load(Ordering::SeqCst) >= 2).await;
+    until("the plugin's socket", || kubelet_dir.join(&registered.endpoint).exists()).await;
 }
 
 #[tokio::test]
@@ -270,10 +213,7 @@ async fn owners_come_from_pod_resources_and_outlive_its_silence() {
     let life = serve(&kubelet, folder.path());
     let mut owners = Owners::new(folder.path().join("kubelet.sock"));
     owners.refresh().await;
-    assert_eq!(
-        owners.of("GPU-1").map(|owner| owner.pod.as_str()),
-        Some("train-0")
-    );
+    assert_eq!(owners.of("GPU-1").map(|owner| owner.pod.as_str()), Some("train-0"));
     assert_eq!(owners.of("GPU-2"), None);
     life.abort();
     std::fs::remove_file(folder.path().join("kubelet.sock")).unwrap();

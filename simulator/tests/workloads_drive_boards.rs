@@ -19,12 +19,7 @@ impl Drop for Running {
 }
 
 fn start(arguments: &[&str]) -> Running {
-    Running(
-        Command::new(env!("CARGO_BIN_EXE_powercap-simulator"))
-            .args(arguments)
-            .spawn()
-            .unwrap(),
-    )
+    Running(Command::new(env!("CARGO_BIN_EXE_powercap-simulator")).args(arguments).spawn().unwrap())
 }
 
 fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
@@ -33,27 +28,18 @@ fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
         if let Some(seen) = seen() {
             return seen;
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(15),
-            "{what} did not happen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(15), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn http(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -68,10 +54,7 @@ fn complete(port: u16, prompt: u32, tokens: u32) -> f64 {
     );
     let start = Instant::now();
     let answer = http(port, &request);
-    assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.contains("\"completion_tokens\""),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"completion_tokens\""), "{answer}");
     start.elapsed().as_secs_f64()
 }
 
@@ -79,59 +62,34 @@ fn complete(port: u16, prompt: u32, tokens: u32) -> f64 {
 fn training_and_serving_load_their_boards_and_slow_with_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let _hardware = start(&[
-        "hardware", "--root", path, "--node", "node-1", "--boards", "4",
-    ]);
+    let _hardware = start(&["hardware", "--root", path, "--node", "node-1", "--boards", "4"]);
     let root = Root::new(folder.path());
     let mut truth = until("boot", || root.truth().ok());
     let boards = until("boards", || {
-        root.boards()
-            .ok()
-            .filter(|boards| boards.len() == 4 && folder.path().join("node.json").exists())
+        root.boards().ok().filter(|boards| boards.len() == 4 && folder.path().join("node.json").exists())
     });
     let uuid = |index: usize| boards[index].0.uuid.clone();
 
     let ranks = format!("{},{}", uuid(0), uuid(1));
-    let mut training = start(&[
-        "workload",
-        "train",
-        "--root",
-        path,
-        "--visible-devices",
-        &ranks,
-        "--step-seconds",
-        "0.5",
-    ]);
+    let mut training =
+        start(&["workload", "train", "--root", path, "--visible-devices", &ranks, "--step-seconds", "0.5"]);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let _serving = start(&[
-        "workload",
-        "serve",
-        "--root",
-        path,
-        "--visible-devices",
-        &uuid(2),
-        "--listen",
-        &listen,
-    ]);
-    until("the server", || {
-        TcpStream::connect(("127.0.0.1", port)).ok()
-    });
+    let _serving = start(&["workload", "serve", "--root", path, "--visible-devices", &uuid(2), "--listen", &listen]);
+    until("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
 
     let mut now = move || truth.read().unwrap();
     let busy = |truth: &Truth| truth.boards[0].watts > 550.0 && truth.boards[1].watts > 550.0;
     until("training power", || Some(now()).filter(busy));
     let seen = now();
-    assert!(
-        seen.boards[3].watts < 71.0,
-        "a board that nobody holds stays idle"
-    );
+    assert!(seen.boards[3].watts < 71.0, "a board that nobody holds stays idle");
     assert!(complete(port, 256, 64) < 5.0);
-    let metrics = http(
-        port,
-        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    let metrics = http(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(
+        metrics
+            .contains(r#"vllm:request_success_total{engine="0",finished_reason="length",model_name="llama-3.1-8b"} 1"#),
+        "{metrics}"
     );
-    assert!(metrics.contains(r#"vllm:request_success_total{engine="0",finished_reason="length",model_name="llama-3.1-8b"} 1"#), "{metrics}");
 
     // One rank slowed down slows both.
     let mut rate = |seconds: f64| {
@@ -142,19 +100,12 @@ fn training_and_serving_load_their_boards_and_slow_with_them() {
         (after.boards[1].work_units - before.boards[1].work_units) / span
     };
     let full = rate(2.0);
-    boards[0]
-        .1
-        .request()
-        .unwrap()
-        .update(|request| (request.generation, request.lock_max_mhz) = (1, 990))
-        .unwrap();
+    boards[0].1.request().unwrap().update(|request| (request.generation, request.lock_max_mhz) = (1, 990)).unwrap();
     std::thread::sleep(Duration::from_millis(700));
     let slow = rate(2.0);
     assert!(slow < full * 0.85, "{slow} of {full}");
 
     // Killed, not asked: its load fades by itself.
     training.0.kill().unwrap();
-    until("fading", || {
-        Some(now()).filter(|truth| truth.boards[0].watts < 71.0 && truth.boards[1].watts < 71.0)
-    });
+    until("fading", || Some(now()).filter(|truth| truth.boards[0].watts < 71.0 && truth.boards[1].watts < 71.0));
 }

@@ -22,7 +22,11 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Cap W", type_ = "integer", json_path = ".spec.powerCapLimitWatts"),
     printcolumn(name = "Power W", type_ = "integer", json_path = ".status.currentPowerWatts"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.matchedPods"),
-    printcolumn(name = "Triggered", type_ = "string", json_path = r#".status.conditions[?(@.type=="CapTriggered")].status"#),
+    printcolumn(
+        name = "Triggered",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="CapTriggered")].status"#
+    ),
     printcolumn(name = "Within", type_ = "string", json_path = r#".status.conditions[?(@.type=="WithinCap")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs::File, io::BufReader, path::Path};
 use anyhow::{Context, Result};
 use powercap_simulator::judge::{
     record::{self, Sample},
-    score::{Event, Score, score},
+    score::Score,
 };
 use serde::Serialize;
 
@@ -26,27 +26,6 @@ pub(crate) fn read_record(path: &Path) -> Result<Vec<Sample>> {
     record::read(BufReader::new(file))
 }
 
-/// Judges a run.
-pub(crate) fn judge(samples: &[Sample], events: &[Event]) -> Score {
-    score(samples, events, full_speed(samples))
-}
-
-/// Work a second if every board had run at full speed whenever it was busy: the uncapped rate without
-/// a second run. It flatters nobody: a board that is slowed is busy for longer.
-fn full_speed(samples: &[Sample]) -> Option<f64> {
-    let (mut busy, mut seconds) = (0.0, 0.0);
-    for pair in samples.windows(2) {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds between two samples")]
-        let step = pair[1].wall_us.saturating_sub(pair[0].wall_us) as f64 / 1e6;
-        let Some(utilisation) = pair[1].nodes.iter().map(|node| Some(node.power.as_ref()?.utilisation.iter().sum::<f64>())).sum::<Option<f64>>() else {
-            continue;
-        };
-        busy += utilisation * step;
-        seconds += step;
-    }
-    (seconds > 0.0).then(|| busy / seconds)
-}
-
 /// The rows, with their goals.
 pub(crate) fn figures(score: &Score, ready_seconds: Option<f64>) -> Vec<Figure> {
     let at_most = |name, value: Option<f64>, unit, most: f64| Figure {
@@ -56,7 +35,8 @@ pub(crate) fn figures(score: &Score, ready_seconds: Option<f64>) -> Vec<Figure> 
         goal: Some(if most == 0.0 { "= 0".to_owned() } else { format!("≤ {most}") }),
         holds: value.is_some_and(|value| value <= most),
     };
-    let reported = |name, value: Option<f64>, unit| Figure { name, value: value.map(hundredths), unit, goal: None, holds: true };
+    let reported =
+        |name, value: Option<f64>, unit| Figure { name, value: value.map(hundredths), unit, goal: None, holds: true };
     vec![
         at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0),
         at_most("demo_step_s", score.step_s, "s", 2.0),
@@ -75,7 +55,13 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     for figure in figures {
         let value = figure.value.map_or_else(|| "never".to_owned(), |value| format!("{value:.2}"));
         let goal = figure.goal.as_deref().unwrap_or("–");
-        let holds = if figure.goal.is_none() { "–" } else if figure.holds { "yes" } else { "NO" };
+        let holds = if figure.goal.is_none() {
+            "–"
+        } else if figure.holds {
+            "yes"
+        } else {
+            "NO"
+        };
         let _ = writeln!(table, "{:<22} {value:>10} {:<6} {goal:<6} {holds}", figure.name, figure.unit);
     }
     table

@@ -25,6 +25,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use powercap_e2e::{cluster::existing, deployment::Deployment};
+use powercap_simulator::judge::score::score;
 
 use crate::{figures::Figure, play::Play};
 
@@ -82,7 +83,7 @@ async fn run(flags: &Flags) -> Result<bool> {
     let played = play.run().await?;
 
     let samples = figures::read_record(&played.record)?;
-    let score = figures::judge(&samples, &played.events);
+    let score = score(&samples, &played.events);
     let rows = figures::figures(&score, played.ready_seconds);
     write_figures(&flags.figures, &rows)?;
     picture::draw(&samples, &played.events, &flags.out.join("demo.svg"))?;

@@ -56,7 +56,9 @@ impl Beside {
 
     /// Asks it to stop and waits, so that what it writes is whole.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+        {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)
                 .with_context(|| format!("stop the {}", self.name))?;
         }
@@ -132,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_mean_is_energy_over_time() {
-        let before = NodePower { stamped_us: 1_000_000, ac_joules: 100.0, work_seconds: vec![1.0, 1.0], ..Default::default() };
+        let before =
+            NodePower { stamped_us: 1_000_000, ac_joules: 100.0, work_seconds: vec![1.0, 1.0], ..Default::default() };
         let after = NodePower {
             stamped_us: 2_000_000,
             ac_joules: 700.0,

@@ -9,7 +9,7 @@ use plotters::{
     element::PathElement,
     prelude::{DrawingArea, DrawingBackend, SVGBackend},
     series::LineSeries,
-    style::{Color, RGBColor, WHITE, IntoFont},
+    style::{Color, IntoFont, RGBColor, WHITE},
 };
 use powercap_simulator::judge::{
     record::Sample,
@@ -36,20 +36,36 @@ pub(crate) fn draw(samples: &[Sample], events: &[Event], file: &Path) -> Result<
     let samples: Vec<_> = samples.iter().filter(|sample| sample.wall_us >= start).collect();
     let end = samples.last().map_or(1.0, |sample| second(sample.wall_us, start));
     let cap = Line { name: "cap of the rack".to_owned(), color: CAP, points: staircase(events, start, end) };
-    let power = Line { name: "true power of the rack".to_owned(), color: POWER, points: rates(&samples, start, |power| power.ac_joules) };
-    let work = Line { name: "work a second, both nodes".to_owned(), color: POWER, points: rates(&samples, start, |power| power.work_seconds.iter().sum()) };
+    let power = Line {
+        name: "true power of the rack".to_owned(),
+        color: POWER,
+        points: rates(&samples, start, |power| power.ac_joules),
+    };
+    let work = Line {
+        name: "work a second, both nodes".to_owned(),
+        color: POWER,
+        points: rates(&samples, start, |power| power.work_seconds.iter().sum()),
+    };
     let clocks = per_node(&samples, start);
 
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|error| drawing(&error))?;
-    let [power_area, clock_area, work_area] = <[_; 3]>::try_from(area.split_evenly((3, 1))).map_err(|_| anyhow!("the picture could not be split"))?;
+    let [power_area, clock_area, work_area] =
+        <[_; 3]>::try_from(area.split_evenly((3, 1))).map_err(|_| anyhow!("the picture could not be split"))?;
     panel(&power_area, "power, W (1 s means)", end, events, start, &[power, cap])?;
     panel(&clock_area, "mean clock of the boards, MHz", end, events, start, &clocks)?;
     panel(&work_area, "work, boards at full speed", end, events, start, &[work])?;
     area.present().map_err(|error| drawing(&error))
 }
 
-fn panel<DB: DrawingBackend>(area: &DrawingArea<DB, plotters::coord::Shift>, title: &str, end: f64, events: &[Event], start: u64, lines: &[Line]) -> Result<()>
+fn panel<DB: DrawingBackend>(
+    area: &DrawingArea<DB, plotters::coord::Shift>,
+    title: &str,
+    end: f64,
+    events: &[Event],
+    start: u64,
+    lines: &[Line],
+) -> Result<()>
 where
     DB::ErrorType: 'static,
 {
@@ -64,7 +80,10 @@ where
     chart.configure_mesh().light_line_style(WHITE).x_desc("seconds").draw().map_err(|error| drawing(&error))?;
     for at in marks(events, start) {
         chart
-            .draw_series(std::iter::once(PathElement::new(vec![(at, 0.0), (at, top)], RGBColor(0xbb, 0xbb, 0xbb).stroke_width(1))))
+            .draw_series(std::iter::once(PathElement::new(
+                vec![(at, 0.0), (at, top)],
+                RGBColor(0xbb, 0xbb, 0xbb).stroke_width(1),
+            )))
             .map_err(|error| drawing(&error))?;
     }
     for line in lines {
@@ -75,7 +94,12 @@ where
             .label(line.name.clone())
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(RGBColor(0xbb, 0xbb, 0xbb)).draw().map_err(|error| drawing(&error))
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.8))
+        .border_style(RGBColor(0xbb, 0xbb, 0xbb))
+        .draw()
+        .map_err(|error| drawing(&error))
 }
 
 fn drawing(error: &dyn std::fmt::Display) -> anyhow::Error {
@@ -106,7 +130,11 @@ fn staircase(events: &[Event], start: u64, end: f64) -> Vec<(f64, f64)> {
 }
 
 /// The rate of a total over the last second, all nodes together.
-fn rates(samples: &[&Sample], start: u64, total: impl Fn(&powercap_simulator::judge::record::NodePower) -> f64) -> Vec<(f64, f64)> {
+fn rates(
+    samples: &[&Sample],
+    start: u64,
+    total: impl Fn(&powercap_simulator::judge::record::NodePower) -> f64,
+) -> Vec<(f64, f64)> {
     let sum = |sample: &Sample| sample.nodes.iter().map(|node| node.power.as_ref().map(&total)).sum::<Option<f64>>();
     let mut points = Vec::new();
     let mut first = 0;
@@ -135,7 +163,10 @@ fn per_node(samples: &[&Sample], start: u64) -> Vec<Line> {
                 let mean = f64::from(power.clock_mhz.iter().sum::<u32>()) / power.clock_mhz.len().max(1) as f64;
                 Some((second(sample.wall_us, start), mean))
             });
-            let name = samples.first().and_then(|sample| sample.nodes.get(index)).map_or_else(String::new, |node| node.node.clone());
+            let name = samples
+                .first()
+                .and_then(|sample| sample.nodes.get(index))
+                .map_or_else(String::new, |node| node.node.clone());
             Line { name, color: NODES[index % NODES.len()], points: points.collect() }
         })
         .collect()

@@ -68,17 +68,33 @@ struct TrafficFigures {
 
 impl Play {
     /// Starts the judge and the clients, and opens the screen unless a length is given.
-    pub(crate) async fn start(client: &Client, simulator: &Path, out: &Path, length: Option<Duration>, began: Option<i64>) -> Result<Self> {
+    pub(crate) async fn start(
+        client: &Client,
+        simulator: &Path,
+        out: &Path,
+        length: Option<Duration>,
+        began: Option<i64>,
+    ) -> Result<Self> {
         let (record, control, traffic_figures) = (out.join("power.jsonl"), out.join("rate"), out.join("traffic.json"));
         for stale in [&record, &traffic_figures] {
             let _absent = std::fs::remove_file(stale);
         }
         std::fs::write(&control, REQUESTS_PER_SECOND[0].to_string()).context("write the clients' rate")?;
-        let mut judge = vec!["judge".to_owned(), "--out".to_owned(), record.display().to_string(), "--hardware".to_owned()];
+        let mut judge =
+            vec!["judge".to_owned(), "--out".to_owned(), record.display().to_string(), "--hardware".to_owned()];
         judge.extend(hardware_folders()?);
         let traffic = [
-            "traffic", "--target", &inference_address(client).await?, "--control", &control.display().to_string(),
-            "--out", &traffic_figures.display().to_string(), "--prompt-tokens", "1536", "--max-tokens", "320",
+            "traffic",
+            "--target",
+            &inference_address(client).await?,
+            "--control",
+            &control.display().to_string(),
+            "--out",
+            &traffic_figures.display().to_string(),
+            "--prompt-tokens",
+            "1536",
+            "--max-tokens",
+            "320",
         ]
         .map(str::to_owned);
         Ok(Self {
@@ -93,7 +109,10 @@ impl Play {
             began,
             start: Instant::now(),
             screen: if length.is_none() { Some(Screen::open()?) } else { None },
-            view: View { phase: "the rack under its first cap; the training workload is busy".to_owned(), ..View::default() },
+            view: View {
+                phase: "the rack under its first cap; the training workload is busy".to_owned(),
+                ..View::default()
+            },
             events: Vec::new(),
             snapshot: Snapshot::default(),
             cap_watts: CAP_AT_START_WATTS,
@@ -119,7 +138,9 @@ impl Play {
                 _ = looks.tick() => {}
             }
             let elapsed = self.start.elapsed();
-            if self.length.is_some_and(|length| elapsed >= length) || (self.screen.is_some() && Screen::asked_to_stop()?) {
+            if self.length.is_some_and(|length| elapsed >= length)
+                || (self.screen.is_some() && Screen::asked_to_stop()?)
+            {
                 break;
             }
             if let Some((_, step)) = steps.next_if(|(at, _)| elapsed >= *at) {
@@ -196,7 +217,10 @@ impl Play {
 
     fn note_grants(&mut self, snapshot: &Snapshot) {
         let granted = |snapshot: &Snapshot| -> BTreeMap<String, u32> {
-            let grants = snapshot.nodes.iter().filter_map(|node| Some((node.spec.node_name.clone(), node.spec.power_limit_watts?)));
+            let grants = snapshot
+                .nodes
+                .iter()
+                .filter_map(|node| Some((node.spec.node_name.clone(), node.spec.power_limit_watts?)));
             grants.collect()
         };
         let before = granted(&self.snapshot);
@@ -223,7 +247,8 @@ impl Play {
 
 /// The folders of the nodes' simulated hardware, which `cluster run` names the directory of.
 fn hardware_folders() -> Result<Vec<String>> {
-    let directory = std::env::var("POWERCAP_CLUSTER_DIR").context("POWERCAP_CLUSTER_DIR is not set; run the demo by `cluster run`")?;
+    let directory = std::env::var("POWERCAP_CLUSTER_DIR")
+        .context("POWERCAP_CLUSTER_DIR is not set; run the demo by `cluster run`")?;
     let nodes = Path::new(&directory).join("nodes");
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(&nodes).with_context(|| format!("list {}", nodes.display()))? {
@@ -234,7 +259,10 @@ fn hardware_folders() -> Result<Vec<String>> {
 }
 
 async fn inference_address(client: &Client) -> Result<String> {
-    let service = Api::<Service>::namespaced(client.clone(), "demo").get("inference").await.context("find Service demo/inference")?;
+    let service = Api::<Service>::namespaced(client.clone(), "demo")
+        .get("inference")
+        .await
+        .context("find Service demo/inference")?;
     let address = service.spec.and_then(|spec| spec.cluster_ip).context("Service demo/inference has no cluster IP")?;
     Ok(format!("http://{address}:8000"))
 }

@@ -21,9 +21,9 @@ pub(crate) const PLAY: [(Duration, Step); 3] = [
 ];
 
 /// The rack's cap at the start, as manifests/overlays/demo/caps says it.
-pub(crate) const CAP_AT_START_WATTS: u32 = 13_000;
+pub(crate) const CAP_AT_START_WATTS: u32 = 11_500;
 /// The cap after [`Step::CapDown`].
-pub(crate) const CAP_DOWN_WATTS: u32 = 10_500;
+pub(crate) const CAP_DOWN_WATTS: u32 = 9_000;
 /// The cap after [`Step::CapReleased`]: more than two nodes can draw.
 pub(crate) const CAP_RELEASED_WATTS: u32 = 17_000;
 

@@ -147,9 +147,7 @@ impl run::Progress for Clock {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     // One thread: the kernel kills a child when the thread that started it ends.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime.context("start the async runtime") {
         Ok(runtime) => {
             let done = runtime.block_on(dispatch(flags.command));
@@ -177,18 +175,10 @@ async fn dispatch(command: Subcommands) -> anyhow::Result<i32> {
             images::provide(&provided.packages, &images)?;
             Ok(0)
         }
-        Subcommands::Image {
-            name,
-            out,
-            entrypoint,
-            files,
-        } => {
+        Subcommands::Image { name, out, entrypoint, files } => {
             let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
-            let image = files
-                .iter()
-                .try_fold(Image::new(&name, &entrypoint), |image, file| {
-                    image.file_argument(file)
-                })?;
+            let image =
+                files.iter().try_fold(Image::new(&name, &entrypoint), |image, file| image.file_argument(file))?;
             image.write(&out)?;
             Ok(0)
         }
@@ -225,11 +215,7 @@ async fn provide(clock: &Clock) -> anyhow::Result<Provided> {
     let packages = packages::provide(&cache, |text| clock.print(&text)).await?;
     let programs = programs::build(&programs::sources(), &cache, |text| clock.print(&text)).await?;
     let pause = images::pause(&cache)?;
-    Ok(Provided {
-        programs,
-        packages,
-        pause,
-    })
+    Ok(Provided { programs, packages, pause })
 }
 
 async fn start(options: RunOptions, command: Option<Vec<OsString>>) -> anyhow::Result<i32> {
@@ -243,9 +229,7 @@ async fn start(options: RunOptions, command: Option<Vec<OsString>>) -> anyhow::R
         nodes: options.nodes,
         programs: provided.programs,
         packages: provided.packages,
-        images: std::iter::once(provided.pause)
-            .chain(options.image)
-            .collect(),
+        images: std::iter::once(provided.pause).chain(options.image).collect(),
         hardware: options.hardware,
         keep_logs: options.keep_logs,
     };
@@ -288,10 +272,6 @@ async fn sweep(directory: &Path) -> anyhow::Result<i32> {
     let layout = Layout::new(directory).context("find the directory")?;
     let (claim, swept) = Claim::take(&layout).await?;
     claim.release().await?;
-    clock.print(if swept {
-        "removed what an earlier run left"
-    } else {
-        "there was nothing to remove"
-    });
+    clock.print(if swept { "removed what an earlier run left" } else { "there was nothing to remove" });
     Ok(0)
 }

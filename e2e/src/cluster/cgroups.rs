@@ -27,11 +27,7 @@ pub enum Error {
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::Cgroup {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::Cgroup { action, path, source }
 }
 
 /// The mounted hierarchies: all of v1, or the one of v2. Beside those of v1 there can be one of v2
@@ -71,10 +67,7 @@ fn make(parent: &Path, path: &Path) -> Result<(), Error> {
     let controllers = parent.join("cgroup.controllers");
     let names = std::fs::read_to_string(&controllers).unwrap_or_default();
     if !names.trim().is_empty() {
-        let all: Vec<String> = names
-            .split_whitespace()
-            .map(|name| format!("+{name}"))
-            .collect();
+        let all: Vec<String> = names.split_whitespace().map(|name| format!("+{name}")).collect();
         let control = parent.join("cgroup.subtree_control");
         std::fs::write(&control, all.join(" ")).map_err(error("write", &control))?;
     }
@@ -132,9 +125,7 @@ fn remove_tree(path: &Path) -> Result<(), Error> {
         }
     }
     match std::fs::remove_dir(path) {
-        Err(refused) if refused.kind() != ErrorKind::NotFound => {
-            Err(error("remove", path)(refused))
-        }
+        Err(refused) if refused.kind() != ErrorKind::NotFound => Err(error("remove", path)(refused)),
         _ => Ok(()),
     }
 }

@@ -70,10 +70,7 @@ pub enum Error {
 /// # Errors
 /// When it is not there or not understood.
 pub fn read_spec(path: &Path) -> Result<ClusterSpec, Error> {
-    let wrong = |message: String| Error::Spec {
-        path: path.into(),
-        message,
-    };
+    let wrong = |message: String| Error::Spec { path: path.into(), message };
     let text = std::fs::read_to_string(path).map_err(|refused| wrong(refused.to_string()))?;
     serde_json::from_str(&text).map_err(|refused| wrong(refused.to_string()))
 }
@@ -135,10 +132,7 @@ async fn start(spec: &ClusterSpec, supervisor: &Supervisor) -> Result<(), Error>
         up.await;
     }
     for node in &spec.nodes {
-        nodes_up.push((
-            node.name.clone(),
-            node_events(supervisor.start(node_process(spec, &node.name))?),
-        ));
+        nodes_up.push((node.name.clone(), node_events(supervisor.start(node_process(spec, &node.name))?)));
     }
     Event::Step("containerd, etcd and the API server are started".into()).send();
 
@@ -148,17 +142,9 @@ async fn start(spec: &ClusterSpec, supervisor: &Supervisor) -> Result<(), Error>
     supervisor.start(controlplane::controller_manager(spec))?;
     supervisor.start(controlplane::scheduler(spec))?;
     let authority = spec.layout.pki().join("ca.crt");
-    let authority = std::fs::read_to_string(&authority).map_err(|source| Error::Read {
-        path: authority,
-        source,
-    })?;
+    let authority = std::fs::read_to_string(&authority).map_err(|source| Error::Read { path: authority, source })?;
     let manifest = controlplane::manifest(spec, &authority);
-    ready::apply(
-        &spec.layout.bin().join("kubectl"),
-        &spec.layout.kubeconfig(),
-        &manifest,
-    )
-    .await?;
+    ready::apply(&spec.layout.bin().join("kubectl"), &spec.layout.kubeconfig(), &manifest).await?;
     supervisor.start(controlplane::dns(spec))?;
     supervisor.start(controlplane::metrics_server(spec))?;
 
@@ -169,10 +155,7 @@ async fn start(spec: &ClusterSpec, supervisor: &Supervisor) -> Result<(), Error>
                 Some(Event::Failed(message)) => return Err(Error::Node { name, message }),
                 Some(event) => event.send(),
                 None => {
-                    return Err(Error::Node {
-                        name,
-                        message: "it ended".into(),
-                    });
+                    return Err(Error::Node { name, message: "it ended".into() });
                 }
             }
         }
@@ -201,13 +184,10 @@ fn hardware(
         return Ok(None);
     };
     let root = spec.layout.node(node).hardware();
-    let mut words = command.split_whitespace().map(|word| {
-        word.replace("{root}", &root.display().to_string())
-            .replace("{node}", node)
-    });
-    let program = words
-        .next()
-        .ok_or_else(|| Error::Hardware(command.clone()))?;
+    let mut words = command
+        .split_whitespace()
+        .map(|word| word.replace("{root}", &root.display().to_string()).replace("{node}", node));
+    let program = words.next().ok_or_else(|| Error::Hardware(command.clone()))?;
     supervisor.start(Daemon::new(&format!("{node}-hardware"), program).args(words))?;
     let cpufreq = root.join("cpufreq");
     Ok(Some(async move {
@@ -216,10 +196,7 @@ fn hardware(
                 time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if time::timeout(Duration::from_secs(5), appeared)
-            .await
-            .is_err()
-        {
+        if time::timeout(Duration::from_secs(5), appeared).await.is_err() {
             Event::Note(format!("the hardware made no {}", cpufreq.display())).send();
         }
     }))
@@ -228,34 +205,11 @@ fn hardware(
 /// A node, in a mount and a PID namespace of its own.
 fn node_process(spec: &ClusterSpec, name: &str) -> Daemon {
     let me = "/proc/self/exe";
-    let program = std::env::current_exe()
-        .unwrap_or_else(|_| me.into())
-        .display()
-        .to_string();
+    let program = std::env::current_exe().unwrap_or_else(|_| me.into()).display().to_string();
     let mut daemon = Daemon::new(name, "unshare")
-        .args([
-            "--mount",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child",
-            "--",
-        ])
-        .args([
-            program.as_str(),
-            "inside",
-            "init",
-            "--",
-            &program,
-            "inside",
-            "node",
-        ])
-        .args([
-            "--spec",
-            &spec.layout.spec().display().to_string(),
-            "--name",
-            name,
-        ]);
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--"])
+        .args([program.as_str(), "inside", "init", "--", &program, "inside", "node"])
+        .args(["--spec", &spec.layout.spec().display().to_string(), "--name", name]);
     daemon.talks = true;
     daemon
 }

@@ -52,9 +52,7 @@ pub fn write_files(spec: &ClusterSpec) -> Result<(), Error> {
     let front_proxy = Authority::new("kube-powercap-test-front-proxy")?;
     authority.identity().write(&pki, "ca")?;
     front_proxy.identity().write(&pki, "front-proxy-ca")?;
-    front_proxy
-        .client("front-proxy-client", &[])?
-        .write(&pki, "front-proxy-client")?;
+    front_proxy.client("front-proxy-client", &[])?.write(&pki, "front-proxy-client")?;
     pki::write_token_keys(&pki, "service-account")?;
 
     let address = IpAddr::V4(spec.network.control_plane());
@@ -65,66 +63,31 @@ pub fn write_files(spec: &ClusterSpec) -> Result<(), Error> {
         "kubernetes.default.svc.cluster.local",
         "localhost",
     ];
-    let addresses = [
-        address,
-        IpAddr::V4(API_SERVICE),
-        IpAddr::from([127, 0, 0, 1]),
-    ];
-    authority
-        .server("kube-apiserver", &names, &addresses)?
-        .write(&pki, "apiserver")?;
-    authority
-        .client("kube-apiserver-kubelet-client", &["system:masters"])?
-        .write(&pki, "apiserver-kubelet-client")?;
+    let addresses = [address, IpAddr::V4(API_SERVICE), IpAddr::from([127, 0, 0, 1])];
+    authority.server("kube-apiserver", &names, &addresses)?.write(&pki, "apiserver")?;
+    authority.client("kube-apiserver-kubelet-client", &["system:masters"])?.write(&pki, "apiserver-kubelet-client")?;
     let names = ["metrics-server.kube-system.svc"];
-    authority
-        .server("metrics-server", &names, &[address])?
-        .write(&pki, "metrics-server")?;
+    authority.server("metrics-server", &names, &[address])?.write(&pki, "metrics-server")?;
 
     let certificate = authority.identity().certificate;
     let server = spec.network.api_server();
     let write_kubeconfig = |path: &Path, user: &str, groups: &[&str]| -> Result<(), Error> {
         let identity = authority.client(user, groups)?;
-        write(
-            path,
-            &kubeconfig(&server, &certificate, user, &identity).to_string(),
-        )
+        write(path, &kubeconfig(&server, &certificate, user, &identity).to_string())
     };
-    for user in [
-        "kube-controller-manager",
-        "kube-scheduler",
-        "kube-proxy",
-        "coredns",
-        "metrics-server",
-    ] {
-        write_kubeconfig(
-            &spec.layout.kubeconfig_of(user),
-            &format!("system:{user}"),
-            &[],
-        )?;
+    for user in ["kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns", "metrics-server"] {
+        write_kubeconfig(&spec.layout.kubeconfig_of(user), &format!("system:{user}"), &[])?;
     }
-    write_kubeconfig(
-        &spec.layout.kubeconfig(),
-        "kubernetes-admin",
-        &["system:masters"],
-    )?;
+    write_kubeconfig(&spec.layout.kubeconfig(), "kubernetes-admin", &["system:masters"])?;
     for node in &spec.nodes {
         let user = format!("system:node:{}", node.name);
-        write_kubeconfig(
-            &spec.layout.kubeconfig_of(&node.name),
-            &user,
-            &["system:nodes"],
-        )?;
-        authority
-            .server(&node.name, &[&node.name], &[IpAddr::V4(node.address)])?
-            .write(&pki, &node.name)?;
+        write_kubeconfig(&spec.layout.kubeconfig_of(&node.name), &user, &["system:nodes"])?;
+        authority.server(&node.name, &[&node.name], &[IpAddr::V4(node.address)])?.write(&pki, &node.name)?;
     }
     write(
         &spec.layout.config().join("Corefile"),
-        &include_str!("manifests/Corefile").replace(
-            "KUBECONFIG",
-            &spec.layout.kubeconfig_of("coredns").display().to_string(),
-        ),
+        &include_str!("manifests/Corefile")
+            .replace("KUBECONFIG", &spec.layout.kubeconfig_of("coredns").display().to_string()),
     )?;
     write(&spec.layout.config().join("resolv.conf"), "")
 }
@@ -135,10 +98,7 @@ pub fn manifest(spec: &ClusterSpec, authority: &str) -> String {
     include_str!("manifests/system.yaml")
         .replace("CONTROL_PLANE", &spec.network.control_plane().to_string())
         .replace("METRICS_SERVER_PORT", &METRICS_SERVER_PORT.to_string())
-        .replace(
-            "CA_BUNDLE",
-            &base64::prelude::BASE64_STANDARD.encode(authority),
-        )
+        .replace("CA_BUNDLE", &base64::prelude::BASE64_STANDARD.encode(authority))
 }
 
 /// etcd, on loopback, its data in memory or at least never synced: it lives as long as this run.
@@ -171,21 +131,12 @@ pub fn api_server(spec: &ClusterSpec) -> Daemon {
         .flag("tls-cert-file", pki("apiserver.crt"))
         .flag("tls-private-key-file", pki("apiserver.key"))
         .flag("kubelet-certificate-authority", pki("ca.crt"))
-        .flag(
-            "kubelet-client-certificate",
-            pki("apiserver-kubelet-client.crt"),
-        )
+        .flag("kubelet-client-certificate", pki("apiserver-kubelet-client.crt"))
         .flag("kubelet-client-key", pki("apiserver-kubelet-client.key"))
         .flag("kubelet-preferred-address-types", "InternalIP")
-        .flag(
-            "service-account-issuer",
-            "https://kubernetes.default.svc.cluster.local",
-        )
+        .flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local")
         .flag("service-account-key-file", pki("service-account.pub"))
-        .flag(
-            "service-account-signing-key-file",
-            pki("service-account.key"),
-        )
+        .flag("service-account-signing-key-file", pki("service-account.key"))
         .flag("proxy-client-cert-file", pki("front-proxy-client.crt"))
         .flag("proxy-client-key-file", pki("front-proxy-client.key"))
         .flag("requestheader-client-ca-file", pki("front-proxy-ca.crt"))
@@ -200,11 +151,7 @@ pub fn api_server(spec: &ClusterSpec) -> Daemon {
 /// The controller manager.
 pub fn controller_manager(spec: &ClusterSpec) -> Daemon {
     let pki = |file: &str| spec.layout.pki().join(file).display().to_string();
-    let kubeconfig = spec
-        .layout
-        .kubeconfig_of("kube-controller-manager")
-        .display()
-        .to_string();
+    let kubeconfig = spec.layout.kubeconfig_of("kube-controller-manager").display().to_string();
     program(spec, "kube-controller-manager")
         .flag("kubeconfig", &kubeconfig)
         .flag("authentication-kubeconfig", &kubeconfig)
@@ -212,10 +159,7 @@ pub fn controller_manager(spec: &ClusterSpec) -> Daemon {
         .flag("bind-address", "127.0.0.1")
         .flag("leader-elect", false)
         .flag("use-service-account-credentials", true)
-        .flag(
-            "service-account-private-key-file",
-            pki("service-account.key"),
-        )
+        .flag("service-account-private-key-file", pki("service-account.key"))
         .flag("root-ca-file", pki("ca.crt"))
         .flag("cluster-signing-cert-file", pki("ca.crt"))
         .flag("cluster-signing-key-file", pki("ca.key"))
@@ -225,11 +169,7 @@ pub fn controller_manager(spec: &ClusterSpec) -> Daemon {
 
 /// The scheduler.
 pub fn scheduler(spec: &ClusterSpec) -> Daemon {
-    let kubeconfig = spec
-        .layout
-        .kubeconfig_of("kube-scheduler")
-        .display()
-        .to_string();
+    let kubeconfig = spec.layout.kubeconfig_of("kube-scheduler").display().to_string();
     program(spec, "kube-scheduler")
         .flag("kubeconfig", &kubeconfig)
         .flag("authentication-kubeconfig", &kubeconfig)
@@ -241,16 +181,9 @@ pub fn scheduler(spec: &ClusterSpec) -> Daemon {
 /// One kube-proxy for all nodes, which share the cluster's network namespace. It leaves connection
 /// tracking alone: those settings are the host's.
 pub fn proxy(spec: &ClusterSpec) -> Daemon {
-    let node = spec
-        .nodes
-        .first()
-        .map(|node| node.name.as_str())
-        .unwrap_or_default();
+    let node = spec.nodes.first().map(|node| node.name.as_str()).unwrap_or_default();
     program(spec, "kube-proxy")
-        .flag(
-            "kubeconfig",
-            spec.layout.kubeconfig_of("kube-proxy").display(),
-        )
+        .flag("kubeconfig", spec.layout.kubeconfig_of("kube-proxy").display())
         .flag("proxy-mode", "iptables")
         .flag("cluster-cidr", POD_SUBNET)
         .flag("hostname-override", node)
@@ -263,20 +196,13 @@ pub fn proxy(spec: &ClusterSpec) -> Daemon {
 
 /// DNS, behind the Service kube-dns.
 pub fn dns(spec: &ClusterSpec) -> Daemon {
-    program(spec, "coredns").args([
-        "-conf".to_owned(),
-        spec.layout.config().join("Corefile").display().to_string(),
-    ])
+    program(spec, "coredns").args(["-conf".to_owned(), spec.layout.config().join("Corefile").display().to_string()])
 }
 
 /// metrics-server, behind its APIService.
 pub fn metrics_server(spec: &ClusterSpec) -> Daemon {
     let pki = |file: &str| spec.layout.pki().join(file).display().to_string();
-    let kubeconfig = spec
-        .layout
-        .kubeconfig_of("metrics-server")
-        .display()
-        .to_string();
+    let kubeconfig = spec.layout.kubeconfig_of("metrics-server").display().to_string();
     program(spec, "metrics-server")
         .flag("kubeconfig", &kubeconfig)
         .flag("authentication-kubeconfig", &kubeconfig)
@@ -294,13 +220,9 @@ pub fn metrics_server(spec: &ClusterSpec) -> Daemon {
 
 /// A program of the multi-call binary, by its link.
 pub fn program(spec: &ClusterSpec, name: &str) -> Daemon {
-    Daemon::new(name, spec.layout.bin().join(name))
-        .env("TMPDIR", spec.layout.scratch().display().to_string())
+    Daemon::new(name, spec.layout.bin().join(name)).env("TMPDIR", spec.layout.scratch().display().to_string())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| Error::Write {
-        path: path.into(),
-        source,
-    })
+    std::fs::write(path, text).map_err(|source| Error::Write { path: path.into(), source })
 }

@@ -123,12 +123,8 @@ impl Supervisor {
     /// A supervisor that keeps logs and process ids in these directories, and where it tells of ends.
     pub fn new(logs: &Path, pids: Option<&Path>) -> (Self, mpsc::UnboundedReceiver<Exit>) {
         let (ends, receiver) = mpsc::unbounded_channel();
-        let supervisor = Self {
-            logs: logs.into(),
-            pids: pids.map(Into::into),
-            ends,
-            restart: watch::Sender::new(false),
-        };
+        let supervisor =
+            Self { logs: logs.into(), pids: pids.map(Into::into), ends, restart: watch::Sender::new(false) };
         (supervisor, receiver)
     }
 
@@ -151,11 +147,7 @@ impl Supervisor {
             loop {
                 let status = child.wait().await.ok();
                 let (name, last_words) = (daemon.name.clone(), last_line(&log));
-                let exit = Exit {
-                    name,
-                    status,
-                    last_words,
-                };
+                let exit = Exit { name, status, last_words };
                 if ends.send(exit).is_err() {
                     return;
                 }
@@ -185,38 +177,16 @@ fn last_line(path: &Path) -> String {
         Ok(String::from_utf8_lossy(&tail).into_owned())
     };
     let text = read().unwrap_or_default();
-    let lines = || {
-        text.lines()
-            .rev()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-    };
-    let line = lines()
-        .find(|line| line.to_lowercase().contains("error"))
-        .or_else(|| lines().next());
+    let lines = || text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines().find(|line| line.to_lowercase().contains("error")).or_else(|| lines().next());
     line.unwrap_or_default().chars().take(200).collect()
 }
 
 fn spawn(daemon: &Daemon, log: &Path, pid: Option<&Path>) -> Result<Child, Error> {
-    let open = |source| Error::Log {
-        path: log.into(),
-        source,
-    };
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(open)?;
-    let output = if daemon.talks {
-        Stdio::piped()
-    } else {
-        file.try_clone().map_err(open)?.into()
-    };
-    let start = |source| Error::Start {
-        name: daemon.name.clone(),
-        program: daemon.program.clone(),
-        source,
-    };
+    let open = |source| Error::Log { path: log.into(), source };
+    let file = File::options().create(true).append(true).open(log).map_err(open)?;
+    let output = if daemon.talks { Stdio::piped() } else { file.try_clone().map_err(open)?.into() };
+    let start = |source| Error::Start { name: daemon.name.clone(), program: daemon.program.clone(), source };
     let child = Command::new(&daemon.program)
         .args(&daemon.arguments)
         .envs(daemon.environment.iter().cloned())

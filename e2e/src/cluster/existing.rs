@@ -68,39 +68,25 @@ pub fn choose(cluster: Option<&str>, own_run: Option<&str>) -> Result<Choice, Er
 /// When none was chosen or the chosen one's kubeconfig is not usable.
 pub async fn config() -> Result<Config, Error> {
     let variable = |name| std::env::var(name).ok();
-    match choose(
-        variable(CLUSTER).as_deref(),
-        variable(CLUSTER_DIR).as_deref(),
-    )? {
+    match choose(variable(CLUSTER).as_deref(), variable(CLUSTER_DIR).as_deref())? {
         Choice::OwnRun(directory) => own(&directory.join("kubeconfig")).await,
         Choice::Existing => {
-            let config = Config::infer()
-                .await
-                .map_err(|source| Error::Ambient(Box::new(source)))?;
+            let config = Config::infer().await.map_err(|source| Error::Ambient(Box::new(source)))?;
             let context = Kubeconfig::read()
                 .ok()
                 .and_then(|kubeconfig| kubeconfig.current_context)
                 .unwrap_or_else(|| "of the service account".into());
             let mut out = std::io::stderr().lock();
-            let _unseen = writeln!(
-                out,
-                "CLUSTER=existing: context {context}, {}",
-                config.cluster_url
-            );
+            let _unseen = writeln!(out, "CLUSTER=existing: context {context}, {}", config.cluster_url);
             Ok(config)
         }
     }
 }
 
 async fn own(path: &Path) -> Result<Config, Error> {
-    let unusable = |source| Error::Kubeconfig {
-        path: path.into(),
-        source,
-    };
+    let unusable = |source| Error::Kubeconfig { path: path.into(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(unusable)
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)
 }
 
 #[cfg(test)]
@@ -111,17 +97,8 @@ mod tests {
     fn an_ambient_cluster_is_never_chosen_by_itself() {
         assert!(matches!(choose(None, None), Err(Error::None)));
         assert!(matches!(choose(Some(""), Some("")), Err(Error::None)));
-        assert!(matches!(
-            choose(Some("yes"), Some("/x")),
-            Err(Error::Unknown(_))
-        ));
-        assert_eq!(
-            choose(None, Some("/x")).unwrap(),
-            Choice::OwnRun("/x".into())
-        );
-        assert_eq!(
-            choose(Some("existing"), Some("/x")).unwrap(),
-            Choice::Existing
-        );
+        assert!(matches!(choose(Some("yes"), Some("/x")), Err(Error::Unknown(_))));
+        assert_eq!(choose(None, Some("/x")).unwrap(), Choice::OwnRun("/x".into()));
+        assert_eq!(choose(Some("existing"), Some("/x")).unwrap(), Choice::Existing);
     }
 }

@@ -53,11 +53,7 @@ pub enum Error {
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::File { action, path, source }
 }
 
 /// An image that is to be made.
@@ -109,28 +105,18 @@ impl Image {
         std::fs::create_dir_all(folder).map_err(error("create", folder))?;
         let mut layer = tempfile::tempfile_in(folder).map_err(error("create a file in", folder))?;
         let hash = write_layer(&files, &mut layer, archive)?;
-        let finished =
-            tempfile::NamedTempFile::new_in(folder).map_err(error("create a file in", folder))?;
-        self.write_archive(&mut layer, &hash, finished.as_file())
-            .map_err(error("write", archive))?;
+        let finished = tempfile::NamedTempFile::new_in(folder).map_err(error("create a file in", folder))?;
+        self.write_archive(&mut layer, &hash, finished.as_file()).map_err(error("write", archive))?;
         // Temporary files are their maker's alone, an archive is for everyone.
         let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        finished
-            .as_file()
-            .set_permissions(everyone)
-            .map_err(error("open up", archive))?;
-        finished
-            .persist(archive)
-            .map_err(|refused| error("write", archive)(refused.error))?;
+        finished.as_file().set_permissions(everyone).map_err(error("open up", archive))?;
+        finished.persist(archive).map_err(|refused| error("write", archive)(refused.error))?;
         Ok(())
     }
 
     /// The name as containerd keeps it.
     pub fn reference(&self) -> String {
-        let registry = self
-            .name
-            .split_once('/')
-            .is_some_and(|(first, _)| first.contains(['.', ':']));
+        let registry = self.name.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']));
         match (registry, self.name.contains('/')) {
             (true, _) => self.name.clone(),
             (false, true) => format!("docker.io/{}", self.name),
@@ -180,17 +166,9 @@ impl Image {
         let mut append = |path: &str, length: u64, data: &mut dyn Read| {
             tar.append_data(&mut header(EntryType::Regular, 0o644, length), path, data)
         };
-        append(
-            &format!("{config_hash}.json"),
-            config.len() as u64,
-            &mut config.as_bytes(),
-        )?;
+        append(&format!("{config_hash}.json"), config.len() as u64, &mut config.as_bytes())?;
         append(&format!("{layer_hash}.tar"), length, layer)?;
-        append(
-            "manifest.json",
-            manifest.len() as u64,
-            &mut manifest.as_bytes(),
-        )?;
+        append("manifest.json", manifest.len() as u64, &mut manifest.as_bytes())?;
         tar.into_inner()?.flush()
     }
 }
@@ -206,10 +184,10 @@ pub fn provide(packages: &Path, target: &Path) -> Result<(), Error> {
     let alertmanager = ["default.tmpl", "email.tmpl"].map(|name| (templates.join(name), name)).into_iter().fold(
         Image::new("alertmanager:dev", &["/usr/bin/alertmanager"])
             .file(program("prometheus-alertmanager"), "/usr/bin/alertmanager"),
-        |image, (host, name)| image.file(host, &format!("/usr/share/prometheus/alertmanager/{name}")),
+        |image, (host, name)| image.file(host, format!("/usr/share/prometheus/alertmanager/{name}")),
     );
-    let prometheus = Image::new("prometheus:dev", &["/usr/bin/prometheus"])
-        .file(program("prometheus"), "/usr/bin/prometheus");
+    let prometheus =
+        Image::new("prometheus:dev", &["/usr/bin/prometheus"]).file(program("prometheus"), "/usr/bin/prometheus");
     for (name, image) in [("prometheus", prometheus), ("alertmanager", alertmanager)] {
         let archive = target.join(format!("{name}.tar"));
         if !archive.exists() {
@@ -228,9 +206,7 @@ pub fn pause(cache: &Path) -> Result<PathBuf, Error> {
     if !archive.exists() {
         let folder = tempfile::tempdir().map_err(error("create", &std::env::temp_dir()))?;
         let program = compile_pause(folder.path())?;
-        Image::new(PAUSE_IMAGE, &["/pause"])
-            .file(program, "/pause")
-            .write(&archive)?;
+        Image::new(PAUSE_IMAGE, &["/pause"]).file(program, "/pause").write(&archive)?;
     }
     Ok(archive)
 }
@@ -251,9 +227,7 @@ fn compile_pause(folder: &Path) -> Result<PathBuf, Error> {
     if output.status.success() {
         return Ok(program);
     }
-    Err(Error::Compile(
-        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    ))
+    Err(Error::Compile(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// The libraries that the dynamic linker would load for a program, and those in [`ALSO`] beside them;
@@ -264,30 +238,20 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, Error> {
     if file.read(&mut magic).map_err(error("read", program))? < 4 || &magic != b"\x7fELF" {
         return Ok(Vec::new());
     }
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .map_err(error("run ldd on", program))?;
+    let output = Command::new("ldd").arg(program).output().map_err(error("run ldd on", program))?;
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         match parse_ldd(line) {
             Ldd::Nothing => {}
             Ldd::At(path) => found.push(path),
             Ldd::Missing(library) => {
-                return Err(Error::Library {
-                    program: program.into(),
-                    library,
-                });
+                return Err(Error::Library { program: program.into(), library });
             }
         }
     }
     let libc = found.iter().find(|path| path.ends_with("libc.so.6"));
     if let Some(folder) = libc.and_then(|path| path.parent()).map(Path::to_path_buf) {
-        found.extend(
-            ALSO.iter()
-                .map(|name| folder.join(name))
-                .filter(|path| path.exists()),
-        );
+        found.extend(ALSO.iter().map(|name| folder.join(name)).filter(|path| path.exists()));
     }
     found.sort();
     found.dedup();
@@ -316,50 +280,29 @@ fn parse_ldd(line: &str) -> Ldd {
 }
 
 /// Writes the layer and returns its hash.
-fn write_layer(
-    files: &BTreeMap<PathBuf, PathBuf>,
-    out: &mut File,
-    archive: &Path,
-) -> Result<String, Error> {
+fn write_layer(files: &BTreeMap<PathBuf, PathBuf>, out: &mut File, archive: &Path) -> Result<String, Error> {
     let mut tar = Builder::new(Hashing::new(BufWriter::new(out)));
     let write = || error("write", archive);
     for (path, mode) in directories(files) {
-        tar.append_data(
-            &mut header(EntryType::Directory, mode, 0),
-            path,
-            io::empty(),
-        )
-        .map_err(write())?;
+        tar.append_data(&mut header(EntryType::Directory, mode, 0), path, io::empty()).map_err(write())?;
     }
     let accounts = [
-        (
-            "etc/passwd",
-            format!("root:x:0:0:root:/:/none\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/tmp:/none\n"),
-        ),
+        ("etc/passwd", format!("root:x:0:0:root:/:/none\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/tmp:/none\n")),
         ("etc/group", format!("root:x:0:\nnonroot:x:{NONROOT}:\n")),
         ("etc/nsswitch.conf", "hosts: files dns\n".to_owned()),
     ];
     for (path, text) in &accounts {
         let mut header = header(EntryType::Regular, 0o644, text.len() as u64);
-        tar.append_data(&mut header, path, text.as_bytes())
-            .map_err(write())?;
+        tar.append_data(&mut header, path, text.as_bytes()).map_err(write())?;
     }
     for (image, host) in files {
         let file = File::open(host).map_err(error("open", host))?;
         let metadata = file.metadata().map_err(error("read", host))?;
-        let mode = if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 == 0
-        {
-            0o644
-        } else {
-            0o755
-        };
+        let mode =
+            if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 == 0 { 0o644 } else { 0o755 };
         let relative = image.strip_prefix("/").unwrap_or(image);
-        tar.append_data(
-            &mut header(EntryType::Regular, mode, metadata.len()),
-            relative,
-            file,
-        )
-        .map_err(error("add", host))?;
+        tar.append_data(&mut header(EntryType::Regular, mode, metadata.len()), relative, file)
+            .map_err(error("add", host))?;
     }
     let mut hashing = tar.into_inner().map_err(write())?;
     hashing.flush().map_err(write())?;
@@ -368,17 +311,10 @@ fn write_layer(
 
 /// All directories of the image, parents first.
 fn directories(files: &BTreeMap<PathBuf, PathBuf>) -> BTreeMap<PathBuf, u32> {
-    let mut all = BTreeMap::from([
-        (PathBuf::from("etc"), 0o755),
-        (PathBuf::from("tmp"), 0o1777),
-    ]);
+    let mut all = BTreeMap::from([(PathBuf::from("etc"), 0o755), (PathBuf::from("tmp"), 0o1777)]);
     for path in files.keys() {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        for parent in relative
-            .ancestors()
-            .skip(1)
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        for parent in relative.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             all.entry(parent.into()).or_insert(0o755);
         }
     }
@@ -408,10 +344,7 @@ struct Hashing<W> {
 
 impl<W> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            context: digest::Context::new(&digest::SHA256),
-        }
+        Self { inner, context: digest::Context::new(&digest::SHA256) }
     }
 }
 
@@ -436,14 +369,8 @@ mod tests {
         for (line, expected) in [
             ("\tlinux-vdso.so.1 (0x00007f)", Ldd::Nothing),
             ("\tstatically linked", Ldd::Nothing),
-            (
-                "\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)",
-                Ldd::At("/lib/x/libc.so.6".into()),
-            ),
-            (
-                "\t/lib64/ld-linux-x86-64.so.2 (0x7f)",
-                Ldd::At("/lib64/ld-linux-x86-64.so.2".into()),
-            ),
+            ("\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)", Ldd::At("/lib/x/libc.so.6".into())),
+            ("\t/lib64/ld-linux-x86-64.so.2 (0x7f)", Ldd::At("/lib64/ld-linux-x86-64.so.2".into())),
             ("\tlibx.so => not found", Ldd::Missing("libx.so".into())),
         ] {
             assert_eq!(parse_ldd(line), expected, "{line}");
@@ -457,17 +384,8 @@ mod tests {
         let (first, second) = (place.path().join("1.tar"), place.path().join("2.tar"));
         image.write(&first).unwrap();
         image.write(&second).unwrap();
-        assert_eq!(
-            std::fs::read(&first).unwrap(),
-            std::fs::read(second).unwrap()
-        );
-        assert!(
-            image
-                .with_libraries()
-                .unwrap()
-                .keys()
-                .any(|path| path.ends_with("libc.so.6"))
-        );
+        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(second).unwrap());
+        assert!(image.with_libraries().unwrap().keys().any(|path| path.ends_with("libc.so.6")));
     }
 
     #[test]

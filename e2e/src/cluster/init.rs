@@ -39,10 +39,7 @@ pub fn init(command: &[OsString]) -> Result<i32, Error> {
         .args(arguments)
         .process_group(0)
         .spawn()
-        .map_err(|source| Error::Start {
-            program: program.clone(),
-            source,
-        })?;
+        .map_err(|source| Error::Start { program: program.clone(), source })?;
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_nonzero().get().unsigned_abs() == child.id() => {

@@ -18,9 +18,7 @@ impl Layout {
     /// # Errors
     /// When the current directory, to which a relative `root` refers, cannot be read.
     pub fn new(root: &Path) -> std::io::Result<Self> {
-        Ok(Self {
-            root: std::path::absolute(root)?,
-        })
+        Ok(Self { root: std::path::absolute(root)? })
     }
 
     /// The directory itself.
@@ -31,12 +29,7 @@ impl Layout {
     /// A name of at most 15 characters (the limit for an interface) that is this run's alone.
     pub fn id(&self) -> String {
         let hash = digest::digest(&digest::SHA256, self.root.as_os_str().as_encoded_bytes());
-        let hex: String = hash
-            .as_ref()
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         format!("pcap-{hex}")
     }
 
@@ -114,9 +107,7 @@ impl Layout {
 
     /// The files of one node.
     pub fn node(&self, name: &str) -> NodeLayout {
-        NodeLayout {
-            root: self.root.join("nodes").join(name),
-        }
+        NodeLayout { root: self.root.join("nodes").join(name) }
     }
 }
 
@@ -164,15 +155,7 @@ impl NodeLayout {
 
     /// All directories that must be there before the node starts.
     pub fn directories(&self) -> [PathBuf; 7] {
-        [
-            self.hardware(),
-            self.kubelet(),
-            self.cni(),
-            self.log(),
-            self.containerd(),
-            self.config(),
-            self.kernel(),
-        ]
+        [self.hardware(), self.kubelet(), self.cni(), self.log(), self.containerd(), self.config(), self.kernel()]
     }
 }
 

@@ -29,10 +29,7 @@ const QUESTIONS: [(&str, &[&str]); 4] = [
     ("pods.txt", &["get", "pods", "-A", "-o", "wide"]),
     ("pods-described.txt", &["describe", "pods", "-A"]),
     ("nodes-described.txt", &["describe", "nodes"]),
-    (
-        "events.txt",
-        &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-    ),
+    ("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"]),
 ];
 
 /// Copies logs of daemons and pods to `target` and asks the API server, if it still answers, 10 s a

@@ -43,10 +43,7 @@ pub enum Error {
 /// # Errors
 /// When it cannot be made.
 pub fn directory(path: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(path).map_err(|source| Error::Create {
-        path: path.into(),
-        source,
-    })
+    std::fs::create_dir_all(path).map_err(|source| Error::Create { path: path.into(), source })
 }
 
 /// Shows `source`, with what is mounted in it, at `target`.
@@ -66,12 +63,10 @@ pub fn bind(source: &Path, target: &Path) -> Result<(), Error> {
 /// # Errors
 /// When the kernel refuses.
 pub fn fresh(file_system: &str, target: &Path) -> Result<(), Error> {
-    mount::mount(file_system, target, file_system, MountFlags::empty(), None).map_err(|errno| {
-        Error::Mount {
-            what: file_system.into(),
-            target: target.into(),
-            source: errno,
-        }
+    mount::mount(file_system, target, file_system, MountFlags::empty(), None).map_err(|errno| Error::Mount {
+        what: file_system.into(),
+        target: target.into(),
+        source: errno,
     })
 }
 
@@ -80,15 +75,8 @@ pub fn fresh(file_system: &str, target: &Path) -> Result<(), Error> {
 /// # Errors
 /// When the kernel refuses.
 pub fn share(target: &Path) -> Result<(), Error> {
-    mount::mount_change(
-        target,
-        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
-    )
-    .map_err(|errno| Error::Mount {
-        what: "shared".into(),
-        target: target.into(),
-        source: errno,
-    })
+    mount::mount_change(target, MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+        .map_err(|errno| Error::Mount { what: "shared".into(), target: target.into(), source: errno })
 }
 
 /// Takes a mount away.
@@ -96,8 +84,5 @@ pub fn share(target: &Path) -> Result<(), Error> {
 /// # Errors
 /// When the kernel refuses.
 pub fn unmount(target: &Path, flags: UnmountFlags) -> Result<(), Error> {
-    mount::unmount(target, flags).map_err(|errno| Error::Unmount {
-        target: target.into(),
-        source: errno,
-    })
+    mount::unmount(target, flags).map_err(|errno| Error::Unmount { target: target.into(), source: errno })
 }

@@ -49,9 +49,7 @@ pub enum Error {
         message: String,
     },
     /// No subnet is free.
-    #[error(
-        "each of 10.213.0.0/24 to 10.213.255.0/24 is in use on this host: free one, for the link to the cluster"
-    )]
+    #[error("each of 10.213.0.0/24 to 10.213.255.0/24 is in use on this host: free one, for the link to the cluster")]
     NoSubnet,
     /// The link did not show up.
     #[error("the link to the host did not appear within 10 s")]
@@ -85,18 +83,12 @@ impl Network {
     /// # Errors
     /// When `ip` fails or all subnets are taken.
     pub async fn choose(id: &str) -> Result<Self, Error> {
-        let taken = ip(&["-4", "-o", "address"]).await?
-            + &ip(&["-4", "route", "show", "table", "all"]).await?;
-        let first = id
-            .bytes()
-            .fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        let taken = ip(&["-4", "-o", "address"]).await? + &ip(&["-4", "route", "show", "table", "all"]).await?;
+        let first = id.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
         (0..=u8::MAX)
             .map(|step| first.wrapping_add(step))
             .find(|subnet| !taken.contains(&format!("10.213.{subnet}.")))
-            .map(|subnet| Self {
-                interface: id.to_owned(),
-                subnet,
-            })
+            .map(|subnet| Self { interface: id.to_owned(), subnet })
             .ok_or(Error::NoSubnet)
     }
 
@@ -126,18 +118,8 @@ impl Network {
     /// When `ip` fails.
     pub async fn link_from_host(&self, pid: u32) -> Result<(), Error> {
         let (name, pid) = (self.interface.as_str(), pid.to_string());
-        ip(&[
-            "link", "add", name, "type", "veth", "peer", "name", INSIDE, "netns", &pid,
-        ])
-        .await?;
-        ip(&[
-            "address",
-            "add",
-            &format!("{}/24", self.host()),
-            "dev",
-            name,
-        ])
-        .await?;
+        ip(&["link", "add", name, "type", "veth", "peer", "name", INSIDE, "netns", &pid]).await?;
+        ip(&["address", "add", &format!("{}/24", self.host()), "dev", name]).await?;
         ip(&["link", "set", name, "up"]).await?;
         Ok(())
     }
@@ -167,9 +149,7 @@ impl Network {
                 time::sleep(Duration::from_millis(10)).await;
             }
         };
-        time::timeout(Duration::from_secs(10), appeared)
-            .await
-            .map_err(|_| Error::NoLink)?;
+        time::timeout(Duration::from_secs(10), appeared).await.map_err(|_| Error::NoLink)?;
         ip(&["link", "set", "lo", "up"]).await?;
         for address in [self.control_plane()].iter().chain(nodes) {
             ip(&["address", "add", &format!("{address}/24"), "dev", INSIDE]).await?;
@@ -179,10 +159,7 @@ impl Network {
         // is no default route: whoever calls the world outside is refused at once, instead of waiting.
         ip(&["route", "add", SERVICE_SUBNET, "dev", INSIDE]).await?;
         let path = "/proc/sys/net/ipv4/ip_forward";
-        std::fs::write(path, "1").map_err(|source| Error::Setting {
-            path: path.into(),
-            source,
-        })
+        std::fs::write(path, "1").map_err(|source| Error::Setting { path: path.into(), source })
     }
 }
 
@@ -206,10 +183,7 @@ async fn ip(arguments: &[&str]) -> Result<String, Error> {
         .args(arguments)
         .output()
         .await
-        .map_err(|source| Error::Start {
-            tool: "ip".into(),
-            source,
-        })?;
+        .map_err(|source| Error::Start { tool: "ip".into(), source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -225,10 +199,7 @@ mod tests {
 
     #[test]
     fn addresses_of_a_run_differ() {
-        let network = Network {
-            interface: "pcap-x".into(),
-            subnet: 7,
-        };
+        let network = Network { interface: "pcap-x".into(), subnet: 7 };
         assert_eq!(network.host().to_string(), "10.213.7.1");
         assert_eq!(network.api_server(), "https://10.213.7.2:6443");
         assert_eq!(network.node(1).to_string(), "10.213.7.12");

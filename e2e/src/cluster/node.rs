@@ -78,11 +78,7 @@ pub enum Error {
 /// # Errors
 /// When something fails before the node is up.
 pub async fn run(spec: &ClusterSpec, name: &str) -> Result<(), Error> {
-    let node = spec
-        .nodes
-        .iter()
-        .find(|node| node.name == name)
-        .ok_or_else(|| Error::Unknown(name.to_owned()))?;
+    let node = spec.nodes.iter().find(|node| node.name == name).ok_or_else(|| Error::Unknown(name.to_owned()))?;
     let files = spec.layout.node(name);
     mount(&files)?;
     write_config(spec, node, &files)?;
@@ -99,12 +95,7 @@ pub async fn run(spec: &ClusterSpec, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-async fn start(
-    spec: &ClusterSpec,
-    files: &NodeLayout,
-    name: &str,
-    supervisor: &Supervisor,
-) -> Result<(), Error> {
+async fn start(spec: &ClusterSpec, files: &NodeLayout, name: &str, supervisor: &Supervisor) -> Result<(), Error> {
     supervisor.start(containerd(spec, files, name))?;
     answer(spec).await?;
     // The sandbox image first: without it the kubelet cannot start a pod.
@@ -136,9 +127,7 @@ fn mount(files: &NodeLayout) -> Result<(), Error> {
         }
     }
     for (setting, value) in KERNEL_SETTINGS {
-        let stand_in = files
-            .kernel()
-            .join(setting.trim_start_matches('/').replace('/', "."));
+        let stand_in = files.kernel().join(setting.trim_start_matches('/').replace('/', "."));
         write(&stand_in, value)?;
         if Path::new(setting).exists() {
             mounts::bind(&stand_in, setting.as_ref())?;
@@ -148,16 +137,10 @@ fn mount(files: &NodeLayout) -> Result<(), Error> {
 }
 
 fn containerd(spec: &ClusterSpec, files: &NodeLayout, name: &str) -> Daemon {
-    Daemon::new(
-        &format!("{name}-containerd"),
-        spec.packages.join("usr/bin/containerd"),
-    )
-    .args([
-        "--config",
-        &files.config().join("containerd.toml").display().to_string(),
-    ])
-    .env("PATH", path(spec))
-    .env("TMPDIR", spec.layout.scratch().display().to_string())
+    Daemon::new(&format!("{name}-containerd"), spec.packages.join("usr/bin/containerd"))
+        .args(["--config", &files.config().join("containerd.toml").display().to_string()])
+        .env("PATH", path(spec))
+        .env("TMPDIR", spec.layout.scratch().display().to_string())
 }
 
 fn kubelet(spec: &ClusterSpec, files: &NodeLayout, name: &str) -> Daemon {
@@ -176,29 +159,16 @@ fn kubelet(spec: &ClusterSpec, files: &NodeLayout, name: &str) -> Daemon {
 fn path(spec: &ClusterSpec) -> String {
     let unpacked = |folder: &str| spec.packages.join(folder).display().to_string();
     let inherited = std::env::var("PATH").unwrap_or_default();
-    format!(
-        "{}:{}:{inherited}",
-        unpacked("usr/bin"),
-        unpacked("usr/sbin")
-    )
+    format!("{}:{}:{inherited}", unpacked("usr/bin"), unpacked("usr/sbin"))
 }
 
 fn write_config(spec: &ClusterSpec, node: &NodeSpec, files: &NodeLayout) -> Result<(), Error> {
     let config = files.config();
-    write(
-        &config.join("containerd.toml"),
-        &containerd_config(spec, files),
-    )?;
-    write(
-        &config.join("kubelet.json"),
-        &kubelet_config(spec, node).to_string(),
-    )?;
+    write(&config.join("containerd.toml"), &containerd_config(spec, files))?;
+    write(&config.join("kubelet.json"), &kubelet_config(spec, node).to_string())?;
     let network = config.join("cni");
     mounts::directory(&network)?;
-    write(
-        &network.join("10-pods.conflist"),
-        &network_config(node).to_string(),
-    )
+    write(&network.join("10-pods.conflist"), &network_config(node).to_string())
 }
 
 fn containerd_config(spec: &ClusterSpec, files: &NodeLayout) -> String {
@@ -271,42 +241,26 @@ async fn answer(spec: &ClusterSpec) -> Result<(), Error> {
     let answers = async {
         loop {
             if Path::new(CONTAINERD_SOCKET).exists()
-                && ctr(spec)
-                    .args(["version"])
-                    .output()
-                    .await
-                    .is_ok_and(|output| output.status.success())
+                && ctr(spec).args(["version"]).output().await.is_ok_and(|output| output.status.success())
             {
                 return;
             }
             time::sleep(Duration::from_millis(50)).await;
         }
     };
-    time::timeout(Duration::from_secs(20), answers)
-        .await
-        .map_err(|_| Error::Containerd)
+    time::timeout(Duration::from_secs(20), answers).await.map_err(|_| Error::Containerd)
 }
 
 async fn import(spec: &ClusterSpec, archive: &Path) -> Result<(), Error> {
-    let output = ctr(spec)
-        .args(["images", "import"])
-        .arg(archive)
-        .output()
-        .await;
+    let output = ctr(spec).args(["images", "import"]).arg(archive).output().await;
     let message = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(refused) => refused.to_string(),
     };
-    Err(Error::Import {
-        archive: archive.into(),
-        message,
-    })
+    Err(Error::Import { archive: archive.into(), message })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| Error::Write {
-        path: path.into(),
-        source,
-    })
+    std::fs::write(path, text).map_err(|source| Error::Write { path: path.into(), source })
 }

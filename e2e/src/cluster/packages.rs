@@ -8,13 +8,8 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 /// Packages that are unpacked.
-const UNPACKED: [&str; 5] = [
-    "containerd",
-    "containernetworking-plugins",
-    "prometheus",
-    "prometheus-alertmanager",
-    "runc",
-];
+const UNPACKED: [&str; 5] =
+    ["containerd", "containernetworking-plugins", "prometheus", "prometheus-alertmanager", "runc"];
 
 /// Tools that must be installed, each with its package.
 const TOOLS: [(&str, &str); 8] = [
@@ -54,9 +49,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Tools are missing and we may not install them.
-    #[error(
-        "missing: {missing}; install by: sudo apt-get install --no-install-recommends {packages}"
-    )]
+    #[error("missing: {missing}; install by: sudo apt-get install --no-install-recommends {packages}")]
     Missing {
         /// The tools.
         missing: String,
@@ -85,10 +78,7 @@ pub async fn provide(cache: &Path, mut progress: impl FnMut(String)) -> Result<P
     let archives = place.join("archives");
     std::fs::create_dir_all(&archives).map_err(error("create", &archives))?;
     download(&archives, &mut progress).await?;
-    for entry in std::fs::read_dir(&archives)
-        .map_err(error("read", &archives))?
-        .flatten()
-    {
+    for entry in std::fs::read_dir(&archives).map_err(error("read", &archives))?.flatten() {
         let arguments = [Path::new("-x"), &entry.path(), &place];
         run(Command::new("dpkg").args(arguments)).await?;
     }
@@ -101,10 +91,7 @@ pub async fn provide(cache: &Path, mut progress: impl FnMut(String)) -> Result<P
 async fn download(archives: &Path, progress: &mut impl FnMut(String)) -> Result<(), Error> {
     let mut download = Command::new("apt-get");
     // As root apt would drop to a user that may not write here, and warn.
-    download
-        .current_dir(archives)
-        .args(["-o", "APT::Sandbox::User=root", "download"])
-        .args(UNPACKED);
+    download.current_dir(archives).args(["-o", "APT::Sandbox::User=root", "download"]).args(UNPACKED);
     if run(&mut download).await.is_ok() {
         return Ok(());
     }
@@ -130,10 +117,7 @@ async fn tools(progress: &mut impl FnMut(String)) -> Result<(), Error> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["install", "--yes", "--no-install-recommends"])
         .args(&missing.packages);
-    progress(format!(
-        "apt-get install --no-install-recommends {}",
-        missing.packages.join(" ")
-    ));
+    progress(format!("apt-get install --no-install-recommends {}", missing.packages.join(" ")));
     if run(&mut install).await.is_err() {
         update(progress).await?;
         run(&mut install).await?;
@@ -149,20 +133,14 @@ struct Missing {
 
 impl Missing {
     fn look() -> Option<Self> {
-        let (tools, mut packages): (Vec<_>, Vec<_>) = TOOLS
-            .into_iter()
-            .filter(|(tool, _)| !is_on_path(tool))
-            .unzip();
+        let (tools, mut packages): (Vec<_>, Vec<_>) = TOOLS.into_iter().filter(|(tool, _)| !is_on_path(tool)).unzip();
         packages.sort_unstable();
         packages.dedup();
         (!tools.is_empty()).then_some(Self { tools, packages })
     }
 
     fn error(&self) -> Error {
-        Error::Missing {
-            missing: self.tools.join(", "),
-            packages: self.packages.join(" "),
-        }
+        Error::Missing { missing: self.tools.join(", "), packages: self.packages.join(" ") }
     }
 }
 
@@ -173,26 +151,15 @@ fn is_on_path(tool: &str) -> bool {
 
 async fn run(command: &mut Command) -> Result<(), Error> {
     let shown = format!("{:?}", command.as_std());
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .map_err(|source| Error::Start(shown.clone(), source))?;
+    let output = command.stdin(Stdio::null()).output().await.map_err(|source| Error::Start(shown.clone(), source))?;
     if output.status.success() {
         return Ok(());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Failed {
-        command: shown,
-        message,
-    })
+    Err(Error::Failed { command: shown, message })
 }
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::File { action, path, source }
 }

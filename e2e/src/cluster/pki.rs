@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 /// Why keys or certificates could not be made.
@@ -63,16 +63,10 @@ impl Authority {
     /// # Errors
     /// When key generation fails.
     pub fn new(name: &str) -> Result<Self, Error> {
-        let make = |source| Error::Make {
-            name: name.to_owned(),
-            source,
-        };
+        let make = |source| Error::Make { name: name.to_owned(), source };
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().map_err(make)?;
         let issuer = CertifiedIssuer::self_signed(params, key).map_err(make)?;
         Ok(Self { issuer })
@@ -80,10 +74,7 @@ impl Authority {
 
     /// The authority's own certificate and key.
     pub fn identity(&self) -> Identity {
-        Identity {
-            certificate: self.issuer.pem(),
-            key: self.issuer.key().serialize_pem(),
-        }
+        Identity { certificate: self.issuer.pem(), key: self.issuer.key().serialize_pem() }
     }
 
     /// A client's identity: to Kubernetes the name is the user, the organisations are its groups.
@@ -100,42 +91,23 @@ impl Authority {
     ///
     /// # Errors
     /// When a name is not a DNS name, or key generation or signing fails.
-    pub fn server(
-        &self,
-        name: &str,
-        names: &[&str],
-        addresses: &[IpAddr],
-    ) -> Result<Identity, Error> {
+    pub fn server(&self, name: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Identity, Error> {
         let mut params = params(name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for dns in names {
-            let dns = (*dns).try_into().map_err(|source| Error::Make {
-                name: name.to_owned(),
-                source,
-            })?;
+            let dns = (*dns).try_into().map_err(|source| Error::Make { name: name.to_owned(), source })?;
             params.subject_alt_names.push(SanType::DnsName(dns));
         }
-        params
-            .subject_alt_names
-            .extend(addresses.iter().copied().map(SanType::IpAddress));
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         self.sign(name, params)
     }
 
     fn sign(&self, name: &str, mut params: CertificateParams) -> Result<Identity, Error> {
-        let make = |source| Error::Make {
-            name: name.to_owned(),
-            source,
-        };
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        let make = |source| Error::Make { name: name.to_owned(), source };
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let key = KeyPair::generate().map_err(make)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(make)?;
-        Ok(Identity {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
@@ -144,33 +116,22 @@ impl Authority {
 /// # Errors
 /// When key generation or writing fails.
 pub fn write_token_keys(directory: &Path, name: &str) -> Result<(), Error> {
-    let key = KeyPair::generate().map_err(|source| Error::Make {
-        name: name.to_owned(),
-        source,
-    })?;
+    let key = KeyPair::generate().map_err(|source| Error::Make { name: name.to_owned(), source })?;
     write(&directory.join(format!("{name}.key")), &key.serialize_pem())?;
-    write(
-        &directory.join(format!("{name}.pub")),
-        &key.public_key_pem(),
-    )
+    write(&directory.join(format!("{name}.pub")), &key.public_key_pem())
 }
 
 fn params(name: &str, organisations: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     for organisation in organisations {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, *organisation);
+        params.distinguished_name.push(DnType::OrganizationName, *organisation);
     }
     params
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| Error::Write {
-        path: path.into(),
-        source,
-    })
+    std::fs::write(path, text).map_err(|source| Error::Write { path: path.into(), source })
 }
 
 #[cfg(test)]
@@ -180,18 +141,10 @@ mod tests {
     #[test]
     fn a_client_and_a_server_are_signed() {
         let authority = Authority::new("test").unwrap();
-        let client = authority
-            .client("system:node:n", &["system:nodes"])
-            .unwrap();
-        assert!(
-            client
-                .certificate
-                .starts_with("-----BEGIN CERTIFICATE-----")
-        );
+        let client = authority.client("system:node:n", &["system:nodes"]).unwrap();
+        assert!(client.certificate.starts_with("-----BEGIN CERTIFICATE-----"));
         assert!(client.key.starts_with("-----BEGIN PRIVATE KEY-----"));
-        let server = authority
-            .server("s", &["s.svc"], &["10.0.0.1".parse().unwrap()])
-            .unwrap();
+        let server = authority.server("s", &["s.svc"], &["10.0.0.1".parse().unwrap()]).unwrap();
         assert_ne!(server.certificate, client.certificate);
     }
 

@@ -26,9 +26,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There is no home directory to keep the cache in.
-    #[error(
-        "neither POWERCAP_CACHE nor HOME is set: set POWERCAP_CACHE to a directory that may be kept"
-    )]
+    #[error("neither POWERCAP_CACHE nor HOME is set: set POWERCAP_CACHE to a directory that may be kept")]
     NoCache,
     /// Go could not be started.
     #[error("run go: install Go 1.26 or later from https://go.dev/dl/ and put it on PATH")]
@@ -40,11 +38,7 @@ pub enum Error {
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::File { action, path, source }
 }
 
 /// The cache directory: `$POWERCAP_CACHE`, else `~/.cache/kube-powercap`.
@@ -55,9 +49,7 @@ pub fn cache() -> Result<PathBuf, Error> {
     if let Some(path) = std::env::var_os("POWERCAP_CACHE").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let home = std::env::var_os("HOME")
-        .filter(|path| !path.is_empty())
-        .ok_or(Error::NoCache)?;
+    let home = std::env::var_os("HOME").filter(|path| !path.is_empty()).ok_or(Error::NoCache)?;
     Ok(Path::new(&home).join(".cache/kube-powercap"))
 }
 
@@ -78,12 +70,7 @@ pub fn binary(sources: &Path, cache: &Path) -> Result<PathBuf, Error> {
         context.update(&std::fs::read(&path).map_err(error("read", &path))?);
     }
     let hash = context.finish();
-    let hex: String = hash
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(cache.join("cluster").join(hex).join("cluster"))
 }
 
@@ -91,11 +78,7 @@ pub fn binary(sources: &Path, cache: &Path) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// When Go is missing or the build fails.
-pub async fn build(
-    sources: &Path,
-    cache: &Path,
-    mut progress: impl FnMut(String),
-) -> Result<PathBuf, Error> {
+pub async fn build(sources: &Path, cache: &Path, mut progress: impl FnMut(String)) -> Result<PathBuf, Error> {
     let binary = binary(sources, cache)?;
     if binary.exists() {
         return Ok(binary);
@@ -106,19 +89,14 @@ pub async fn build(
     let unfinished = binary.with_extension(format!("unfinished-{}", std::process::id()));
     let version = "k8s.io/component-base/version.git";
     let mut numbers = KUBERNETES.trim_start_matches('v').split('.');
-    let (major, minor) = (
-        numbers.next().unwrap_or_default(),
-        numbers.next().unwrap_or_default(),
-    );
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let mut child = Command::new("go")
         .current_dir(sources)
         .env("CGO_ENABLED", "0")
         .args(["build", "-trimpath", "-o"])
         .arg(&unfinished)
         .arg("-ldflags")
-        .arg(format!(
-            "-s -w -X {version}Version={KUBERNETES} -X {version}Major={major} -X {version}Minor={minor}"
-        ))
+        .arg(format!("-s -w -X {version}Version={KUBERNETES} -X {version}Major={major} -X {version}Minor={minor}"))
         .arg(".")
         .kill_on_drop(true)
         .spawn()

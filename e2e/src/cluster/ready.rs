@@ -52,14 +52,10 @@ pub enum Error {
 /// # Errors
 /// When the kubeconfig is not usable.
 pub async fn client(path: &Path) -> Result<Client, Error> {
-    let unusable = |source| Error::Kubeconfig {
-        path: path.into(),
-        source,
-    };
+    let unusable = |source| Error::Kubeconfig { path: path.into(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(unusable)?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)?;
     config.connect_timeout = Some(Duration::from_secs(2));
     config.read_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
@@ -89,25 +85,15 @@ async fn until<F: AsyncFnMut() -> Result<(), String>>(
 /// # Errors
 /// When it is not ready after 60 s.
 pub async fn api_server(client: &Client) -> Result<(), Error> {
-    until(
-        "the API server is not ready",
-        Duration::from_secs(60),
-        async || {
-            let request = http_get("/readyz")?;
-            client
-                .request_text(request)
-                .await
-                .map(drop)
-                .map_err(|refused| refused.to_string())
-        },
-    )
+    until("the API server is not ready", Duration::from_secs(60), async || {
+        let request = http_get("/readyz")?;
+        client.request_text(request).await.map(drop).map_err(|refused| refused.to_string())
+    })
     .await
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, String> {
-    http::Request::get(path)
-        .body(Vec::new())
-        .map_err(|wrong| wrong.to_string())
+    http::Request::get(path).body(Vec::new()).map_err(|wrong| wrong.to_string())
 }
 
 /// Applies manifests, until the API server takes them all.
@@ -115,34 +101,24 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, String> {
 /// # Errors
 /// When they are still refused after 30 s.
 pub async fn apply(kubectl: &Path, kubeconfig: &Path, manifest: &str) -> Result<(), Error> {
-    until(
-        "the cluster's own objects are refused",
-        Duration::from_secs(30),
-        async || {
-            let mut child = Command::new(kubectl)
-                .env("KUBECONFIG", kubeconfig)
-                .args(["apply", "--server-side", "--validate=false", "-f", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .map_err(|refused| refused.to_string())?;
-            if let Some(mut input) = child.stdin.take() {
-                input
-                    .write_all(manifest.as_bytes())
-                    .await
-                    .map_err(|refused| refused.to_string())?;
-            }
-            let output = child
-                .wait_with_output()
-                .await
-                .map_err(|refused| refused.to_string())?;
-            if output.status.success() {
-                return Ok(());
-            }
-            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        },
-    )
+    until("the cluster's own objects are refused", Duration::from_secs(30), async || {
+        let mut child = Command::new(kubectl)
+            .env("KUBECONFIG", kubeconfig)
+            .args(["apply", "--server-side", "--validate=false", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|refused| refused.to_string())?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(manifest.as_bytes()).await.map_err(|refused| refused.to_string())?;
+        }
+        let output = child.wait_with_output().await.map_err(|refused| refused.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    })
     .await
 }
 
@@ -152,17 +128,9 @@ pub async fn apply(kubectl: &Path, kubeconfig: &Path, manifest: &str) -> Result<
 /// When there is none after 60 s.
 pub async fn service_account(client: &Client) -> Result<(), Error> {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
-    until(
-        "there is no default service account",
-        Duration::from_secs(60),
-        async || {
-            accounts
-                .get("default")
-                .await
-                .map(drop)
-                .map_err(|refused| refused.to_string())
-        },
-    )
+    until("there is no default service account", Duration::from_secs(60), async || {
+        accounts.get("default").await.map(drop).map_err(|refused| refused.to_string())
+    })
     .await
 }
 
@@ -174,10 +142,7 @@ pub async fn nodes(client: &Client, names: &[&str]) -> Result<(), Error> {
     let nodes = Api::<Node>::all(client.clone());
     until("a node is not ready", Duration::from_secs(90), async || {
         for name in names {
-            let node = nodes
-                .get(name)
-                .await
-                .map_err(|refused| refused.to_string())?;
+            let node = nodes.get(name).await.map_err(|refused| refused.to_string())?;
             if let Some(complaint) = unready(&node) {
                 return Err(format!("{name}: {complaint}"));
             }
@@ -188,23 +153,12 @@ pub async fn nodes(client: &Client, names: &[&str]) -> Result<(), Error> {
 }
 
 fn unready(node: &Node) -> Option<String> {
-    let taints = node
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.taints.as_deref())
-        .unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     if let Some(taint) = taints.first() {
         return Some(format!("has the taint {}", taint.key));
     }
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
-    match conditions
-        .unwrap_or_default()
-        .iter()
-        .find(|condition| condition.type_ == "Ready")
-    {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    match conditions.unwrap_or_default().iter().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => None,
         Some(ready) => ready.message.clone().or_else(|| Some("not Ready".into())),
         None => Some("has no Ready condition".into()),
@@ -217,20 +171,16 @@ fn unready(node: &Node) -> Option<String> {
 /// # Errors
 /// When there is no answer after 60 s.
 pub async fn dns() -> Result<(), Error> {
-    until(
-        "the DNS Service gives no answer",
-        Duration::from_secs(60),
-        async || {
-            let name = "kubernetes.default.svc.cluster.local";
-            let asked = lookup(SocketAddr::from((DNS_SERVICE, 53)), name);
-            match time::timeout(Duration::from_millis(500), asked).await {
-                Ok(Ok(true)) => Ok(()),
-                Ok(Ok(false)) => Err(format!("{name} is not known")),
-                Ok(Err(refused)) => Err(refused.to_string()),
-                Err(_) => Err("no answer".into()),
-            }
-        },
-    )
+    until("the DNS Service gives no answer", Duration::from_secs(60), async || {
+        let name = "kubernetes.default.svc.cluster.local";
+        let asked = lookup(SocketAddr::from((DNS_SERVICE, 53)), name);
+        match time::timeout(Duration::from_millis(500), asked).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(format!("{name} is not known")),
+            Ok(Err(refused)) => Err(refused.to_string()),
+            Err(_) => Err("no answer".into()),
+        }
+    })
     .await
 }
 
@@ -272,12 +222,8 @@ mod tests {
 
     #[test]
     fn only_an_answer_with_records_counts() {
-        assert!(is_dns_success(&[
-            0x70, 0x63, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0
-        ]));
-        assert!(!is_dns_success(&[
-            0x70, 0x63, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0
-        ]));
+        assert!(is_dns_success(&[0x70, 0x63, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]));
+        assert!(!is_dns_success(&[0x70, 0x63, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]));
         assert!(!is_dns_success(&[]));
     }
 }

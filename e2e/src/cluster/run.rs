@@ -64,11 +64,7 @@ pub enum Error {
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::File { action, path, source }
 }
 
 /// What to run.
@@ -115,8 +111,7 @@ impl Cluster {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let layout = Layout::new(&options.directory)
-            .map_err(error("find the directory", &options.directory))?;
+        let layout = Layout::new(&options.directory).map_err(error("find the directory", &options.directory))?;
         let (claim, swept) = Claim::take(&layout).await?;
         if swept {
             progress.say("removed what an earlier run left");
@@ -127,14 +122,7 @@ impl Cluster {
             Err(refused) => Err(refused),
         };
         match started {
-            Ok((spec, (namespaces, input, events))) => Ok(Self {
-                claim,
-                spec,
-                keep_logs,
-                namespaces,
-                input,
-                events,
-            }),
+            Ok((spec, (namespaces, input, events))) => Ok(Self { claim, spec, keep_logs, namespaces, input, events }),
             Err(refused) => {
                 claim.release().await?;
                 Err(refused)
@@ -199,16 +187,9 @@ impl Cluster {
     ///
     /// # Errors
     /// When it cannot be started, or the cluster ends by itself.
-    pub async fn run(
-        &mut self,
-        command: &[OsString],
-        progress: &mut impl Progress,
-    ) -> Result<i32, Error> {
+    pub async fn run(&mut self, command: &[OsString], progress: &mut impl Progress) -> Result<i32, Error> {
         let mut signals = Signals::new()?;
-        let shown = command
-            .first()
-            .map(|word| word.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let shown = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let failed = |source| Error::Process(shown.clone(), source);
         let mut child = self.inside(command)?.spawn().map_err(failed)?;
         let mut deadline = None;
@@ -265,17 +246,12 @@ impl Cluster {
             let _gone = self.namespaces.kill().await;
         }
         self.claim.release().await?;
-        progress.say(&format!(
-            "stopped, nothing is left (in {:.1} s)",
-            began.elapsed().as_secs_f32()
-        ));
+        progress.say(&format!("stopped, nothing is left (in {:.1} s)", began.elapsed().as_secs_f32()));
         Ok(())
     }
 
     async fn gather(&self, folder: &Path) -> Result<(), Error> {
-        super::logs::gather(&self.spec, folder)
-            .await
-            .map_err(|refused| Error::Start(super::events::chain(&refused)))
+        super::logs::gather(&self.spec, folder).await.map_err(|refused| Error::Start(super::events::chain(&refused)))
     }
 
     /// A command in the cluster's network, mount and PID namespaces, in our current directory.
@@ -283,8 +259,7 @@ impl Cluster {
         let here = std::env::current_dir().map_err(error("find", Path::new(".")))?;
         let pid = self.namespaces.id().unwrap_or_default();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let with_kubectl =
-            std::iter::once(self.spec.layout.bin()).chain(std::env::split_paths(&path));
+        let with_kubectl = std::iter::once(self.spec.layout.bin()).chain(std::env::split_paths(&path));
         let path = std::env::join_paths(with_kubectl).unwrap_or(path);
         let mut inside = Command::new("nsenter");
         inside
@@ -320,8 +295,7 @@ async fn prepare(claim: &Claim, layout: Layout, options: Options) -> Result<Clus
         })
         .collect();
     let absolute = |path: &Path| std::path::absolute(path).map_err(error("find", path));
-    let images: Result<Vec<PathBuf>, Error> =
-        options.images.iter().map(|path| absolute(path)).collect();
+    let images: Result<Vec<PathBuf>, Error> = options.images.iter().map(|path| absolute(path)).collect();
     let spec = ClusterSpec {
         network,
         nodes,
@@ -341,10 +315,7 @@ async fn prepare(claim: &Claim, layout: Layout, options: Options) -> Result<Clus
         layout.config(),
         layout.scratch(),
     ];
-    let of_nodes = spec
-        .nodes
-        .iter()
-        .flat_map(|node| layout.node(&node.name).directories());
+    let of_nodes = spec.nodes.iter().flat_map(|node| layout.node(&node.name).directories());
     for directory in directories.into_iter().chain(of_nodes) {
         std::fs::create_dir_all(&directory).map_err(error("create", &directory))?;
     }
@@ -368,16 +339,7 @@ fn namespaces(spec: &ClusterSpec) -> Result<Namespaces, Error> {
     let log = spec.layout.logs().join("cluster.log");
     let log = std::fs::File::create(&log).map_err(error("create", &log))?;
     let mut child = Command::new("setpriv")
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-        ])
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"])
         .args(["--kill-child", "--"])
         .arg(&me)
         .args(["inside", "init", "--"])
@@ -392,10 +354,7 @@ fn namespaces(spec: &ClusterSpec) -> Result<Namespaces, Error> {
         .spawn()
         .map_err(|source| Error::Process("setpriv, unshare".into(), source))?;
     let input = child.stdin.take();
-    let output = child
-        .stdout
-        .take()
-        .ok_or_else(|| Error::Ended("without output".into()))?;
+    let output = child.stdout.take().ok_or_else(|| Error::Ended("without output".into()))?;
     Ok((child, input, BufReader::new(output).lines()))
 }
 
@@ -405,10 +364,7 @@ async fn next(events: &mut Lines<BufReader<ChildStdout>>) -> Option<Event> {
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1)
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1)
 }
 
 /// Sends a signal to the children of `nsenter`, which itself ignores it.
@@ -431,8 +387,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Error> {
-        let listen =
-            |kind| signal(kind).map_err(|source| Error::Process("signal handlers".into(), source));
+        let listen = |kind| signal(kind).map_err(|source| Error::Process("signal handlers".into(), source));
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,

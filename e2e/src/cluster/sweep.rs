@@ -56,27 +56,18 @@ impl Claim {
         let path = layout.lock();
         let there = path.exists() || cgroups::exist(&layout.id());
         // What is released is removed, so it must be ours from the beginning.
-        if !path.exists()
-            && std::fs::read_dir(layout.root()).is_ok_and(|mut all| all.next().is_some())
-        {
+        if !path.exists() && std::fs::read_dir(layout.root()).is_ok_and(|mut all| all.next().is_some()) {
             return Err(Error::Foreign(layout.root().into()));
         }
         std::fs::create_dir_all(layout.root()).map_err(error("create", layout.root()))?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(error("open", &path))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(error("open", &path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Live(layout.root().into())),
             Err(TryLockError::Error(source)) => return Err(error("lock", &path)(source)),
         }
-        let claim = Self {
-            layout: layout.clone(),
-            _lock: lock,
-        };
+        let claim = Self { layout: layout.clone(), _lock: lock };
         if there {
             claim.clean().await?;
         }
@@ -88,10 +79,7 @@ impl Claim {
     /// # Errors
     /// When one cannot be made.
     pub fn make_mount_points(&self) -> Result<(), Error> {
-        let missing: Vec<&str> = NODE_MOUNT_POINTS
-            .into_iter()
-            .filter(|path| !Path::new(path).exists())
-            .collect();
+        let missing: Vec<&str> = NODE_MOUNT_POINTS.into_iter().filter(|path| !Path::new(path).exists()).collect();
         let note = self.layout.mount_points();
         std::fs::write(&note, missing.join("\n")).map_err(error("write", &note))?;
         for path in missing.iter().map(Path::new) {
@@ -104,18 +92,13 @@ impl Claim {
     async fn clean(&self) -> Result<(), Error> {
         Network::unlink(&self.layout.id()).await?;
         cgroups::remove(&self.layout.id())?;
-        for path in std::fs::read_to_string(self.layout.mount_points())
-            .unwrap_or_default()
-            .lines()
-        {
+        for path in std::fs::read_to_string(self.layout.mount_points()).unwrap_or_default().lines() {
             // Another run may use it too, and something may have been put there since.
             match std::fs::remove_dir(path) {
                 Err(refused)
                     if !matches!(
                         refused.kind(),
-                        ErrorKind::NotFound
-                            | ErrorKind::DirectoryNotEmpty
-                            | ErrorKind::ResourceBusy
+                        ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
                     ) =>
                 {
                     return Err(error("remove", Path::new(path))(refused));
@@ -124,20 +107,13 @@ impl Claim {
             }
         }
         let root = self.layout.root();
-        for entry in std::fs::read_dir(root)
-            .map_err(error("read", root))?
-            .flatten()
-        {
+        for entry in std::fs::read_dir(root).map_err(error("read", root))?.flatten() {
             let path = entry.path();
             if path == self.layout.lock() {
                 continue;
             }
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_directory {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
+            let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(error("remove", &path))?;
         }
         Ok(())
@@ -156,11 +132,7 @@ impl Claim {
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::File { action, path, source }
 }
 
 #[cfg(test)]

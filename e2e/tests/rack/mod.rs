@@ -101,7 +101,8 @@ impl Rack {
     /// What a policy's condition says, and why.
     pub async fn policy_condition(&self, name: &str, kind: &str) -> (Truth, String) {
         let conditions = self.policy(name).await.status.unwrap_or_default().conditions;
-        let reason = conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.clone());
+        let reason =
+            conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.reason.clone());
         (condition::truth(&conditions, kind), reason.unwrap_or_default())
     }
 

@@ -76,7 +76,7 @@ impl Writer {
         Self { client, metrics }
     }
 
-    /// Writes the plan: first the grants and ceilings, lowerings before raises, then what people read.
+    /// Writes the plan: first the grants and ceilings, then what people read.
     pub async fn apply(&self, plan: &Plan, leads: impl Fn() -> Option<Leadership>) -> Outcome {
         let mut outcome = Outcome::default();
         let leads = &leads;

@@ -116,7 +116,9 @@ fn judge<'a>(
     objects.sort_by_key(|object| (&object.metadata.namespace, &object.metadata.name));
     let mut judged = Vec::with_capacity(objects.len());
     for object in objects {
-        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { continue };
+        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {
+            continue;
+        };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
         let pods = pods_in.get(namespace.as_str()).map(Vec::as_slice).unwrap_or_default();
         let view = PolicyView::of(object, pods, fleet, observation);

@@ -62,22 +62,12 @@ pub struct Traits {
 
 impl Traits {
     /// A board without noise or error, for tests and models.
-    pub const EXACT: Self = Self {
-        sensor_gain: 1.0,
-        lock_latency_seconds: 0.030,
-        ripple: 0.0,
-        seed: 0,
-    };
+    pub const EXACT: Self = Self { sensor_gain: 1.0, lock_latency_seconds: 0.030, ripple: 0.0, seed: 0 };
 
     /// A board as it is.
     #[must_use]
     pub fn of(uuid: &str, sensor_gain: f64, lock_latency_seconds: f64) -> Self {
-        Self {
-            sensor_gain,
-            lock_latency_seconds,
-            ripple: RIPPLE,
-            seed: fingerprint(uuid.as_bytes()) | 1,
-        }
+        Self { sensor_gain, lock_latency_seconds, ripple: RIPPLE, seed: fingerprint(uuid.as_bytes()) | 1 }
     }
 }
 
@@ -128,13 +118,7 @@ impl Board {
         let phase = (traits.seed % 100) as f64 / 100.0;
         Self {
             top,
-            in_force: InForce {
-                generation: 0,
-                low: 0,
-                high: top,
-                limit_watts: spec.default_watts,
-                persistence: false,
-            },
+            in_force: InForce { generation: 0, low: 0, high: top, limit_watts: spec.default_watts, persistence: false },
             waiting: VecDeque::new(),
             newest: None,
             limiter: Limiter::new(top, spec.idle_watts),
@@ -174,11 +158,7 @@ impl Board {
 
     /// Lets time pass.
     pub fn step(&mut self, seconds: f64, request: &Request, load: &Load) -> State {
-        let seconds = if seconds.is_finite() {
-            seconds.clamp(0.0, LONGEST_SECONDS)
-        } else {
-            0.0
-        };
+        let seconds = if seconds.is_finite() { seconds.clamp(0.0, LONGEST_SECONDS) } else { 0.0 };
         self.accept(request);
         self.notice(load, seconds);
         // Equal parts of about the nominal step: a wake-up that is a little late does not cost twice.
@@ -215,8 +195,7 @@ impl Board {
             if self.waiting.len() == WAITING {
                 self.waiting.pop_back();
             }
-            self.waiting
-                .push_back((self.traits.lock_latency_seconds, *request));
+            self.waiting.push_back((self.traits.lock_latency_seconds, *request));
         }
     }
 
@@ -225,16 +204,9 @@ impl Board {
             waiting.0 -= seconds;
         }
         while let Some((_, request)) = self.waiting.pop_front_if(|waiting| waiting.0 <= 0.0) {
-            let high = if request.lock_max_mhz == 0 {
-                self.top
-            } else {
-                self.spec.index_at_most(request.lock_max_mhz)
-            };
-            let low = if request.lock_max_mhz == 0 {
-                0
-            } else {
-                self.spec.index_at_least(request.lock_min_mhz).min(high)
-            };
+            let high = if request.lock_max_mhz == 0 { self.top } else { self.spec.index_at_most(request.lock_max_mhz) };
+            let low =
+                if request.lock_max_mhz == 0 { 0 } else { self.spec.index_at_least(request.lock_min_mhz).min(high) };
             let limit = f64::from(request.limit_mw) / 1000.0;
             self.in_force = InForce {
                 generation: request.generation,
@@ -260,37 +232,21 @@ impl Board {
 
     fn advance(&mut self, seconds: f64, load: &Load) {
         self.enforce(seconds);
-        self.idle_seconds = if self.utilisation > 0.0 {
-            0.0
-        } else {
-            self.idle_seconds + seconds
-        };
+        self.idle_seconds = if self.utilisation > 0.0 { 0.0 } else { self.idle_seconds + seconds };
         let asleep = self.idle_seconds >= IDLE_SECONDS;
-        let allowed = self
-            .in_force
-            .high
-            .min(self.limiter.ceiling().max(self.in_force.low));
+        let allowed = self.in_force.high.min(self.limiter.ceiling().max(self.in_force.low));
         self.clock = if asleep { self.in_force.low } else { allowed };
         self.draw_noise(seconds);
 
         let ratio = f64::from(self.spec.clock(self.clock)) / f64::from(self.spec.max_mhz);
         let (idle, full) = (self.spec.idle_watts, self.spec.default_watts);
         let busy = (mixed_power(self.memory_share, ratio, idle / full) * full - idle).max(0.0);
-        let intensity = if load.intensity.is_finite() {
-            load.intensity.clamp(0.0, 2.0)
-        } else {
-            0.0
-        };
+        let intensity = if load.intensity.is_finite() { load.intensity.clamp(0.0, 2.0) } else { 0.0 };
         let above_idle = self.utilisation * intensity * busy * (1.0 + self.ripple);
         self.true_watts = (idle + above_idle).clamp(0.0, self.spec.peak_watts);
         self.speed = mixed_speed(self.memory_share, ratio);
 
-        self.limiter.watch(
-            seconds,
-            self.true_watts,
-            self.in_force.limit_watts,
-            self.clock,
-        );
+        self.limiter.watch(seconds, self.true_watts, self.in_force.limit_watts, self.clock);
         self.sensor.watch(seconds, self.true_watts);
         self.true_joules += self.true_watts * seconds;
         self.work_seconds += self.utilisation * self.speed * seconds;
@@ -317,9 +273,7 @@ impl Board {
     }
 
     fn power_bound(&self, asleep: bool) -> bool {
-        !asleep
-            && self.limiter.ceiling() < self.in_force.high
-            && self.in_force.low < self.in_force.high
+        !asleep && self.limiter.ceiling() < self.in_force.high && self.in_force.low < self.in_force.high
     }
 
     fn reasons(&self) -> u64 {
@@ -353,14 +307,8 @@ impl Board {
             temperature_celsius: milli(self.temperature / 1e3),
             memory_temperature_celsius: milli((self.temperature + 8.0) / 1e3),
             utilisation_percent: milli(self.utilisation / 10.0),
-            memory_utilisation_percent: milli(
-                self.utilisation * (0.3 + 0.6 * self.memory_share) / 10.0,
-            ),
-            memory_used_mib: if alive {
-                load.memory_used_mib.min(self.spec.memory_mib)
-            } else {
-                0
-            },
+            memory_utilisation_percent: milli(self.utilisation * (0.3 + 0.6 * self.memory_share) / 10.0),
+            memory_used_mib: if alive { load.memory_used_mib.min(self.spec.memory_mib) } else { 0 },
             uptime_seconds: self.uptime_seconds,
             work_seconds: self.work_seconds,
             speed: self.speed,
@@ -371,27 +319,15 @@ impl Board {
 }
 
 fn unit(value: f64) -> f64 {
-    if value.is_finite() {
-        value.clamp(0.0, 1.0)
-    } else {
-        0.0
-    }
+    if value.is_finite() { value.clamp(0.0, 1.0) } else { 0.0 }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to the range of u32"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32")]
 fn milli(value: f64) -> u32 {
     (value * 1000.0).round().clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "positive, and far below 2^64"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and far below 2^64")]
 fn whole(value: f64) -> u64 {
     value.max(0.0) as u64
 }

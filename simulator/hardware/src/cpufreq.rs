@@ -32,12 +32,7 @@ pub(crate) struct Attribute {
 impl Attribute {
     /// Makes or rewrites the file in place: bind mounts of it stay valid.
     pub(crate) fn create(path: &Path, value: &str) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let attribute = Self { file };
         attribute.put(value)?;
         attribute.file.set_len(value.len() as u64 + 1)?;
@@ -50,15 +45,9 @@ impl Attribute {
         let mut line = [b'\n'; MOST_BYTES];
         let length = value.len().min(MOST_BYTES - 1);
         line[..length].copy_from_slice(&value.as_bytes()[..length]);
-        let shown = usize::try_from(self.file.metadata()?.len())
-            .unwrap_or(0)
-            .clamp(length + 1, MOST_BYTES);
+        let shown = usize::try_from(self.file.metadata()?.len()).unwrap_or(0).clamp(length + 1, MOST_BYTES);
         self.file.write_all_at(&line[..shown], 0)?;
-        if shown > length + 1 {
-            self.file.set_len(length as u64 + 1)
-        } else {
-            Ok(())
-        }
+        if shown > length + 1 { self.file.set_len(length as u64 + 1) } else { Ok(()) }
     }
 
     /// The number in it: `None` when empty (between a shell's truncation and its write), `Some(None)`
@@ -67,11 +56,7 @@ impl Attribute {
         let mut bytes = [0; MOST_BYTES];
         let length = self.file.read_at(&mut bytes, 0)?;
         let text = std::str::from_utf8(&bytes[..length]).unwrap_or("?").trim();
-        Ok(if text.is_empty() {
-            None
-        } else {
-            Some(text.parse().ok())
-        })
+        Ok(if text.is_empty() { None } else { Some(text.parse().ok()) })
     }
 }
 
@@ -96,9 +81,7 @@ impl CpufreqTree {
             let path = folder.join(format!("policy{}", index * spec.cpus_per_policy));
             fs::create_dir_all(&path)?;
             let first = index * spec.cpus_per_policy;
-            let cpus: Vec<String> = (first..first + spec.cpus_per_policy)
-                .map(|cpu| cpu.to_string())
-                .collect();
+            let cpus: Vec<String> = (first..first + spec.cpus_per_policy).map(|cpu| cpu.to_string()).collect();
             let cpus = cpus.join(" ");
             let (low, high) = (spec.min_khz.to_string(), spec.max_khz.to_string());
             for (name, value) in [
@@ -109,10 +92,7 @@ impl CpufreqTree {
                 ("cpuinfo_transition_latency", "20000"),
                 ("scaling_driver", "intel_cpufreq"),
                 ("scaling_governor", "schedutil"),
-                (
-                    "scaling_available_governors",
-                    "conservative ondemand userspace powersave performance schedutil",
-                ),
+                ("scaling_available_governors", "conservative ondemand userspace powersave performance schedutil"),
             ] {
                 put(&path.join(name), value)?;
             }
@@ -125,10 +105,7 @@ impl CpufreqTree {
                 current_khz: spec.max_khz,
             });
         }
-        Ok(Self {
-            policies,
-            spec: spec.clone(),
-        })
+        Ok(Self { policies, spec: spec.clone() })
     }
 
     /// Looks for writes and applies them.
@@ -138,13 +115,10 @@ impl CpufreqTree {
     pub fn apply(&mut self) -> io::Result<()> {
         let (low, high, step) = (self.spec.min_khz, self.spec.max_khz, self.spec.step_khz);
         for policy in &mut self.policies {
-            policy.max_khz = settle(&policy.max_file, policy.max_khz, |asked| {
-                (asked / step * step).clamp(low, high)
-            })?;
+            policy.max_khz = settle(&policy.max_file, policy.max_khz, |asked| (asked / step * step).clamp(low, high))?;
             let ceiling = policy.max_khz;
-            policy.min_khz = settle(&policy.min_file, policy.min_khz, |asked| {
-                (asked / step * step).clamp(low, ceiling)
-            })?;
+            policy.min_khz =
+                settle(&policy.min_file, policy.min_khz, |asked| (asked / step * step).clamp(low, ceiling))?;
         }
         Ok(())
     }
@@ -156,10 +130,7 @@ impl CpufreqTree {
     pub fn show(&mut self, package_khz: &[u32]) -> io::Result<()> {
         let each = self.spec.policies_per_package as usize;
         for (index, policy) in self.policies.iter_mut().enumerate() {
-            let package = package_khz
-                .get(index / each.max(1))
-                .copied()
-                .unwrap_or(self.spec.max_khz);
+            let package = package_khz.get(index / each.max(1)).copied().unwrap_or(self.spec.max_khz);
             let now = package.clamp(self.spec.min_khz, policy.max_khz);
             if now != policy.current_khz {
                 policy.current_khz = now;
@@ -185,8 +156,7 @@ fn settle(file: &Attribute, in_force: u32, effect: impl Fn(u32) -> u32) -> io::R
     let Some(asked) = file.number()? else {
         return Ok(in_force);
     };
-    let effective =
-        effect(asked.map_or(in_force, |asked| u32::try_from(asked).unwrap_or(u32::MAX)));
+    let effective = effect(asked.map_or(in_force, |asked| u32::try_from(asked).unwrap_or(u32::MAX)));
     if asked != Some(u64::from(effective)) {
         file.put(&effective.to_string())?;
     }
@@ -216,11 +186,7 @@ mod tests {
         ] {
             fs::write(&path, asked).unwrap();
             tree.apply().unwrap();
-            assert_eq!(
-                fs::read_to_string(&path).unwrap().trim(),
-                effective.to_string(),
-                "{asked}"
-            );
+            assert_eq!(fs::read_to_string(&path).unwrap().trim(), effective.to_string(), "{asked}");
         }
         fs::write(&path, "fast").unwrap();
         tree.apply().unwrap();
@@ -236,9 +202,6 @@ mod tests {
         tree.apply().unwrap();
         fs::write(folder.path().join("policy28/scaling_max_freq"), "2000000").unwrap();
         tree.apply().unwrap();
-        assert_eq!(
-            fs::read_to_string(folder.path().join("policy28/scaling_min_freq")).unwrap(),
-            "2000000\n"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("policy28/scaling_min_freq")).unwrap(), "2000000\n");
     }
 }

@@ -22,11 +22,7 @@ const A100_HIGHEST_MHZ: f64 = 1410.0;
 const A100_LIMIT_WATTS: f64 = 300.0;
 
 const fn measured(megahertz: f64, watts: f64, speed: f64) -> (f64, f64, f64) {
-    (
-        megahertz / A100_HIGHEST_MHZ,
-        watts / A100_LIMIT_WATTS,
-        speed,
-    )
+    (megahertz / A100_HIGHEST_MHZ, watts / A100_LIMIT_WATTS, speed)
 }
 
 /// Dense arithmetic: training, prefill.
@@ -100,11 +96,7 @@ pub fn mixed_power(memory_share: f64, ratio: f64, idle: f64) -> f64 {
 pub fn mixed_speed(memory_share: f64, ratio: f64) -> f64 {
     let memory_share = memory_share.clamp(0.0, 1.0);
     let time = memory_share / MEMORY.speed(ratio) + (1.0 - memory_share) / COMPUTE.speed(ratio);
-    if time.is_finite() && time > 0.0 {
-        1.0 / time
-    } else {
-        0.0
-    }
+    if time.is_finite() && time > 0.0 { 1.0 / time } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -147,17 +139,9 @@ mod tests {
     /// B300 GEMM: clocks 926, 1152, 1457, 1935 of 2032 MHz gave .50, .61, .77, .95 of the work.
     #[test]
     fn compute_speed_agrees_with_another_board_within_a_tenth() {
-        for (megahertz, work) in [
-            (926.0, 0.50),
-            (1152.0, 0.61),
-            (1457.0, 0.77),
-            (1935.0, 0.95),
-        ] {
+        for (megahertz, work) in [(926.0, 0.50), (1152.0, 0.61), (1457.0, 0.77), (1935.0, 0.95)] {
             let speed = COMPUTE.speed(megahertz / 2032.0);
-            assert!(
-                (speed / work - 1.0).abs() < 0.10,
-                "{megahertz} MHz: {speed} against {work}"
-            );
+            assert!((speed / work - 1.0).abs() < 0.10, "{megahertz} MHz: {speed} against {work}");
         }
     }
 

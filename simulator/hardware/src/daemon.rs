@@ -41,9 +41,7 @@ pub enum HardwareError {
         source: io::Error,
     },
     /// Another daemon has the folder.
-    #[error(
-        "root {path} belongs to another running simulation: stop that one or pick another --root"
-    )]
+    #[error("root {path} belongs to another running simulation: stop that one or pick another --root")]
     Taken {
         /// Which folder.
         path: PathBuf,
@@ -96,44 +94,31 @@ impl Hardware {
     /// [`HardwareError`] when the folder cannot be prepared or is in use.
     pub fn boot(root: &Root, spec: &NodeSpec) -> Result<Self, HardwareError> {
         if spec.boards as usize > MOST_BOARDS {
-            return Err(HardwareError::TooMany {
-                boards: spec.boards,
-            });
+            return Err(HardwareError::TooMany { boards: spec.boards });
         }
-        let prepare = |path: &Path, source| HardwareError::Prepare {
-            path: path.to_owned(),
-            source,
-        };
+        let prepare = |path: &Path, source| HardwareError::Prepare { path: path.to_owned(), source };
         fs::create_dir_all(root.boards_path()).map_err(|source| prepare(root.path(), source))?;
         let owner_path = root.path().join("owner.lock");
         let owner = File::create(&owner_path).map_err(|source| prepare(&owner_path, source))?;
         if owner.try_lock().is_err() {
-            return Err(HardwareError::Taken {
-                path: root.path().to_owned(),
-            });
+            return Err(HardwareError::Taken { path: root.path().to_owned() });
         }
         let mut slots = Vec::new();
         for index in 0..spec.boards {
             let uuid = spec.uuid(index);
             slots.push(Slot::boot(index, &uuid, &root.board(&uuid), spec)?);
         }
-        let cpufreq =
-            CpufreqTree::create(&root.cpufreq_path(), &spec.host).map_err(HardwareError::Trees)?;
-        let rapl = RaplTree::create(&root.powercap_path(), &spec.host, spec.seed)
-            .map_err(HardwareError::Trees)?;
+        let cpufreq = CpufreqTree::create(&root.cpufreq_path(), &spec.host).map_err(HardwareError::Trees)?;
+        let rapl = RaplTree::create(&root.powercap_path(), &spec.host, spec.seed).map_err(HardwareError::Trees)?;
         link_sysfs(root).map_err(HardwareError::Trees)?;
         let node_path = root.node_path();
-        fs::write(&node_path, serde_json::to_vec_pretty(spec)?)
-            .map_err(|source| prepare(&node_path, source))?;
+        fs::write(&node_path, serde_json::to_vec_pretty(spec)?).map_err(|source| prepare(&node_path, source))?;
         Ok(Self {
             ceilings_khz: cpufreq.ceilings_khz(),
             limits_watts: rapl.limits_watts(),
             host: Host::new(spec.host.clone()),
             truth_file: RecordFile::create(&root.truth_path(), &Truth::default(), 0o644)?,
-            truth: Truth {
-                boards: vec![BoardTruth::default(); slots.len()],
-                ..Truth::default()
-            },
+            truth: Truth { boards: vec![BoardTruth::default(); slots.len()], ..Truth::default() },
             slots,
             cpufreq,
             rapl,
@@ -147,12 +132,7 @@ impl Hardware {
     /// [`HardwareError`] when a record or tree cannot be read or written.
     pub fn step(&mut self, seconds: f64, wall_us: u64) -> Result<(), HardwareError> {
         let steps = self.truth.steps + 1;
-        for ((slot, truth), turn) in self
-            .slots
-            .iter_mut()
-            .zip(&mut self.truth.boards)
-            .zip(steps..)
-        {
+        for ((slot, truth), turn) in self.slots.iter_mut().zip(&mut self.truth.boards).zip(steps..) {
             let files = turn.is_multiple_of(FILE_STEPS);
             if files {
                 slot.asked = slot.request.read().unwrap_or(slot.asked);
@@ -190,15 +170,8 @@ impl Hardware {
         }
         #[expect(clippy::cast_precision_loss, reason = "at most 16 boards")]
         let count = self.slots.len().max(1) as f64;
-        let utilisation = self
-            .truth
-            .boards
-            .iter()
-            .map(|board| board.utilisation)
-            .sum::<f64>()
-            / count;
-        self.host
-            .step(seconds, utilisation, &self.ceilings_khz, &self.limits_watts);
+        let utilisation = self.truth.boards.iter().map(|board| board.utilisation).sum::<f64>() / count;
+        self.host.step(seconds, utilisation, &self.ceilings_khz, &self.limits_watts);
         let packages = self.host.packages();
         if steps.is_multiple_of(TREE_STEPS) {
             let khz: Vec<u32> = packages.iter().map(|package| package.khz).collect();
@@ -210,9 +183,7 @@ impl Hardware {
             *watts = package.watts;
         }
         self.truth.cpu_khz = packages.first().map_or(0, |package| package.khz);
-        self.truth.ac_watts = self
-            .host
-            .ac_watts(self.truth.boards.iter().map(|board| board.watts).sum());
+        self.truth.ac_watts = self.host.ac_watts(self.truth.boards.iter().map(|board| board.watts).sum());
         self.truth.ac_joules += self.truth.ac_watts * seconds;
         self.truth.uptime_seconds += seconds;
         Ok(())
@@ -220,32 +191,17 @@ impl Hardware {
 }
 
 impl Slot {
-    fn boot(
-        index: u32,
-        uuid: &str,
-        folder: &BoardFolder,
-        spec: &NodeSpec,
-    ) -> Result<Self, HardwareError> {
-        let prepare = |source| HardwareError::Prepare {
-            path: folder.path().to_owned(),
-            source,
-        };
+    fn boot(index: u32, uuid: &str, folder: &BoardFolder, spec: &NodeSpec) -> Result<Self, HardwareError> {
+        let prepare = |source| HardwareError::Prepare { path: folder.path().to_owned(), source };
         fs::create_dir_all(folder.path()).map_err(prepare)?;
         let identity = Identity {
             index,
             uuid: uuid.to_owned(),
             pci_bus_id: NodeSpec::pci_bus_id(index),
-            serial: format!(
-                "{:013}",
-                crate::spec::fingerprint(uuid.as_bytes()) % 10_000_000_000_000
-            ),
+            serial: format!("{:013}", crate::spec::fingerprint(uuid.as_bytes()) % 10_000_000_000_000),
             spec: spec.board.clone(),
         };
-        fs::write(
-            folder.identity_path(),
-            serde_json::to_vec_pretty(&identity)?,
-        )
-        .map_err(prepare)?;
+        fs::write(folder.identity_path(), serde_json::to_vec_pretty(&identity)?).map_err(prepare)?;
         let request = Board::boot_request(&spec.board);
         let traits = Traits::of(uuid, spec.sensor_gain(uuid), spec.lock_latency_ms / 1000.0);
         let mut board = Board::new(spec.board.clone(), traits);
@@ -267,10 +223,9 @@ impl Slot {
 
 /// `sysfs/` as readers with a configurable root of /sys expect it.
 fn link_sysfs(root: &Root) -> io::Result<()> {
-    for (at, to) in [
-        ("sysfs/class/powercap", "../../powercap"),
-        ("sysfs/devices/system/cpu/cpufreq", "../../../../cpufreq"),
-    ] {
+    for (at, to) in
+        [("sysfs/class/powercap", "../../powercap"), ("sysfs/devices/system/cpu/cpufreq", "../../../../cpufreq")]
+    {
         let at = root.path().join(at);
         if let Some(folder) = at.parent() {
             fs::create_dir_all(folder)?;
@@ -306,14 +261,9 @@ pub fn run_hardware(
     Ok(())
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the simulation is the world: it stamps the truth with its time"
-)]
+#[expect(clippy::disallowed_methods, reason = "the simulation is the world: it stamps the truth with its time")]
 fn wall_us() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -328,10 +278,7 @@ mod tests {
         let root = Root::new(folder.path());
         let spec = NodeSpec::new("node-1", 2, BoardSpec::h100_sxm());
         let mut hardware = Hardware::boot(&root, &spec).unwrap();
-        assert!(matches!(
-            Hardware::boot(&root, &spec),
-            Err(HardwareError::Taken { .. })
-        ));
+        assert!(matches!(Hardware::boot(&root, &spec), Err(HardwareError::Taken { .. })));
         let boards = root.boards().unwrap();
         assert_eq!(boards.len(), 2);
 
@@ -341,34 +288,18 @@ mod tests {
         for beat in 1..=400 {
             load.write(&Load::training(beat, 70_000)).unwrap();
             if beat == 200 {
-                request
-                    .update(|request| (request.generation, request.lock_max_mhz) = (1, 1200))
-                    .unwrap();
+                request.update(|request| (request.generation, request.lock_max_mhz) = (1, 1200)).unwrap();
             }
             hardware.step(0.005, beat).unwrap();
         }
         let truth = root.truth().unwrap().read().unwrap();
-        assert_eq!(
-            (truth.steps, truth.wall_us, truth.boards[0].clock_mhz),
-            (400, 400, 1200)
-        );
+        assert_eq!((truth.steps, truth.wall_us, truth.boards[0].clock_mhz), (400, 400, 1200));
         assert!((200.0..300.0).contains(&truth.boards[0].watts));
         assert!((truth.boards[1].watts - 70.0).abs() < 0.1);
-        let sum: f64 = truth.boards.iter().map(|board| board.watts).sum::<f64>()
-            + truth.cpu_watts.iter().sum::<f64>();
+        let sum: f64 = truth.boards.iter().map(|board| board.watts).sum::<f64>() + truth.cpu_watts.iter().sum::<f64>();
         assert!((truth.ac_watts - (sum + 1200.0) * 1.04).abs() < 1e-6);
         assert_eq!(first.state().unwrap().read().unwrap().clock_mhz, 1200);
-        assert!(
-            folder
-                .path()
-                .join("sysfs/class/powercap/intel-rapl:1/energy_uj")
-                .exists()
-        );
-        assert!(
-            folder
-                .path()
-                .join("sysfs/devices/system/cpu/cpufreq/policy28/scaling_cur_freq")
-                .exists()
-        );
+        assert!(folder.path().join("sysfs/class/powercap/intel-rapl:1/energy_uj").exists());
+        assert!(folder.path().join("sysfs/devices/system/cpu/cpufreq/policy28/scaling_cur_freq").exists());
     }
 }

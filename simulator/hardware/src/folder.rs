@@ -198,9 +198,7 @@ impl Root {
     /// The folder of one board.
     #[must_use]
     pub fn board(&self, uuid: &str) -> BoardFolder {
-        BoardFolder {
-            path: self.boards_path().join(uuid),
-        }
+        BoardFolder { path: self.boards_path().join(uuid) }
     }
 
     /// All boards that can be seen here, by index.
@@ -209,15 +207,10 @@ impl Root {
     /// [`FolderError`] when the folder cannot be listed or a board in it not be understood.
     pub fn boards(&self) -> Result<Vec<(Identity, BoardFolder)>, FolderError> {
         let path = self.boards_path();
-        let list = |source| FolderError::List {
-            path: path.clone(),
-            source,
-        };
+        let list = |source| FolderError::List { path: path.clone(), source };
         let mut boards = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(list)? {
-            let folder = BoardFolder {
-                path: entry.map_err(list)?.path(),
-            };
+            let folder = BoardFolder { path: entry.map_err(list)?.path() };
             if folder.identity_path().exists() {
                 boards.push((folder.identity()?, folder));
             }
@@ -350,12 +343,6 @@ impl BoardFolder {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, FolderError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FolderError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|source| FolderError::Understand {
-        path: path.to_owned(),
-        source,
-    })
+    let text = std::fs::read_to_string(path).map_err(|source| FolderError::Read { path: path.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|source| FolderError::Understand { path: path.to_owned(), source })
 }

@@ -35,35 +35,16 @@ impl Host {
     /// A host at boot.
     #[must_use]
     pub fn new(spec: HostSpec) -> Self {
-        let package = Package {
-            khz: spec.max_khz,
-            watts: spec.idle_watts,
-            joules: 0.0,
-        };
-        Self {
-            packages: vec![package; spec.packages as usize],
-            load: spec.baseline_load,
-            spec,
-        }
+        let package = Package { khz: spec.max_khz, watts: spec.idle_watts, joules: 0.0 };
+        Self { packages: vec![package; spec.packages as usize], load: spec.baseline_load, spec }
     }
 
     /// Lets time pass. `ceilings_khz` and `limits_watts` hold a value for each package.
-    pub fn step(
-        &mut self,
-        seconds: f64,
-        boards_utilisation: f64,
-        ceilings_khz: &[u32],
-        limits_watts: &[f64],
-    ) {
+    pub fn step(&mut self, seconds: f64, boards_utilisation: f64, ceilings_khz: &[u32], limits_watts: &[f64]) {
         let spec = &self.spec;
-        self.load =
-            (spec.baseline_load + LOAD_FROM_BOARDS * boards_utilisation.clamp(0.0, 1.0)).min(1.0);
+        self.load = (spec.baseline_load + LOAD_FROM_BOARDS * boards_utilisation.clamp(0.0, 1.0)).min(1.0);
         for (index, package) in self.packages.iter_mut().enumerate() {
-            let ceiling = ceilings_khz
-                .get(index)
-                .copied()
-                .unwrap_or(spec.max_khz)
-                .clamp(spec.min_khz, spec.max_khz);
+            let ceiling = ceilings_khz.get(index).copied().unwrap_or(spec.max_khz).clamp(spec.min_khz, spec.max_khz);
             let limit = limits_watts.get(index).copied().unwrap_or(f64::INFINITY);
             let busy = self.load * (spec.peak_watts - spec.idle_watts);
             let wanted = f64::from(ceiling) / f64::from(spec.max_khz);
@@ -96,11 +77,7 @@ impl Host {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a ratio of a frequency in range"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a ratio of a frequency in range")]
 fn frequency(ratio: f64, spec: &HostSpec) -> u32 {
     let steps = (ratio * f64::from(spec.max_khz) / f64::from(spec.step_khz)).round();
     steps as u32 * spec.step_khz

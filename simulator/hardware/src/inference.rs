@@ -10,12 +10,8 @@ use crate::folder::Load;
 use crate::spec::BoardSpec;
 
 /// Batch, watts, tokens a second.
-const H100_LLAMA_8B: [(f64, f64, f64); 4] = [
-    (8.0, 486.0, 1070.0),
-    (32.0, 560.0, 3391.0),
-    (128.0, 669.0, 7037.0),
-    (256.0, 691.0, 9010.0),
-];
+const H100_LLAMA_8B: [(f64, f64, f64); 4] =
+    [(8.0, 486.0, 1070.0), (32.0, 560.0, 3391.0), (128.0, 669.0, 7037.0), (256.0, 691.0, 9010.0)];
 const MEASURED_LIMIT_WATTS: f64 = 700.0;
 
 /// Prompt tokens a second at full clock: 2 × 8·10⁹ operations a token at about 40 % of an H100's
@@ -43,30 +39,20 @@ pub fn decode(batch: f64, spec: &BoardSpec) -> Decode {
     let idle = spec.idle_watts / spec.default_watts;
     let wanted = watts / MEASURED_LIMIT_WATTS;
     let intensity = (wanted - idle).max(0.0) / (mixed_power(memory_share, 1.0, idle) - idle);
-    Decode {
-        tokens_per_second,
-        memory_share,
-        intensity,
-    }
+    Decode { tokens_per_second, memory_share, intensity }
 }
 
 fn measured(batch: f64) -> (f64, f64) {
     let first = H100_LLAMA_8B[0];
     if batch <= first.0 {
         // 400 W is the lower end of what decode studies saw near a batch of 1.
-        return (
-            400.0 + (first.1 - 400.0) * batch / first.0,
-            first.2 * batch / first.0,
-        );
+        return (400.0 + (first.1 - 400.0) * batch / first.0, first.2 * batch / first.0);
     }
     for pair in H100_LLAMA_8B.windows(2) {
         let (low, high) = (pair[0], pair[1]);
         if batch <= high.0 {
             let share = (batch / low.0).log2() / (high.0 / low.0).log2();
-            return (
-                low.1 + share * (high.1 - low.1),
-                low.2 + share * (high.2 - low.2),
-            );
+            return (low.1 + share * (high.1 - low.1), low.2 + share * (high.2 - low.2));
         }
     }
     let last = H100_LLAMA_8B[H100_LLAMA_8B.len() - 1];
@@ -84,37 +70,19 @@ impl Load {
     /// A training step: dense arithmetic.
     #[must_use]
     pub fn training(beat: u64, memory_used_mib: u64) -> Self {
-        Self {
-            beat,
-            utilisation: 1.0,
-            memory_share: 0.1,
-            intensity: 1.0,
-            memory_used_mib,
-        }
+        Self { beat, utilisation: 1.0, memory_share: 0.1, intensity: 1.0, memory_used_mib }
     }
 
     /// Waiting for other ranks: links busy, arithmetic at rest.
     #[must_use]
     pub fn all_reduce(beat: u64, memory_used_mib: u64) -> Self {
-        Self {
-            beat,
-            utilisation: 1.0,
-            memory_share: 1.0,
-            intensity: 0.35,
-            memory_used_mib,
-        }
+        Self { beat, utilisation: 1.0, memory_share: 1.0, intensity: 0.35, memory_used_mib }
     }
 
     /// Nothing to do, but alive.
     #[must_use]
     pub fn waiting(beat: u64, memory_used_mib: u64) -> Self {
-        Self {
-            beat,
-            utilisation: 0.0,
-            memory_share: 0.0,
-            intensity: 0.0,
-            memory_used_mib,
-        }
+        Self { beat, utilisation: 0.0, memory_share: 0.0, intensity: 0.0, memory_used_mib }
     }
 }
 
@@ -141,11 +109,7 @@ mod tests {
                 };
                 board.step(0.005, &request, &load);
             }
-            assert!(
-                (board.true_watts() / watts - 1.0).abs() < 0.02,
-                "batch {batch}: {} W",
-                board.true_watts()
-            );
+            assert!((board.true_watts() / watts - 1.0).abs() < 0.02, "batch {batch}: {} W", board.true_watts());
         }
     }
 
@@ -156,10 +120,7 @@ mod tests {
         for batch in 2..=256u32 {
             let now = decode(f64::from(batch), &spec);
             assert!(now.tokens_per_second > previous.tokens_per_second);
-            assert!(
-                now.intensity > 0.5 && now.intensity < 1.3,
-                "batch {batch}: {now:?}"
-            );
+            assert!(now.intensity > 0.5 && now.intensity < 1.3, "batch {batch}: {now:?}");
             previous = now;
         }
     }

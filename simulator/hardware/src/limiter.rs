@@ -31,12 +31,7 @@ impl Limiter {
     /// A limiter that allows all of a grid whose last index is `top`.
     #[must_use]
     pub fn new(top: u32, idle_watts: f64) -> Self {
-        Self {
-            average_watts: idle_watts,
-            since_move_seconds: 0.0,
-            ceiling: top,
-            top,
-        }
+        Self { average_watts: idle_watts, since_move_seconds: 0.0, ceiling: top, top }
     }
 
     /// Highest grid index that it allows now.
@@ -71,11 +66,7 @@ impl Limiter {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to a small range"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a small range")]
 fn steps(value: f64) -> u32 {
     value.clamp(0.0, 64.0) as u32
 }

@@ -40,9 +40,8 @@ impl RaplTree {
             let path = folder.join(format!("intel-rapl:{package}"));
             fs::create_dir_all(&path)?;
             let most = most_uw.to_string();
-            let start_uj = crate::spec::fingerprint(
-                &[seed.to_le_bytes(), u64::from(package).to_le_bytes()].concat(),
-            ) % ENERGY_RANGE_UJ;
+            let start_uj = crate::spec::fingerprint(&[seed.to_le_bytes(), u64::from(package).to_le_bytes()].concat())
+                % ENERGY_RANGE_UJ;
             for (name, value) in [
                 ("name", format!("package-{package}")),
                 ("enabled", "1".to_owned()),
@@ -51,14 +50,8 @@ impl RaplTree {
                 ("constraint_0_max_power_uw", most.clone()),
                 ("constraint_0_time_window_us", "999424".to_owned()),
                 ("constraint_1_name", "short_term".to_owned()),
-                (
-                    "constraint_1_power_limit_uw",
-                    micro(spec.peak_watts * 1.2).to_string(),
-                ),
-                (
-                    "constraint_1_max_power_uw",
-                    micro(spec.peak_watts * 1.2).to_string(),
-                ),
+                ("constraint_1_power_limit_uw", micro(spec.peak_watts * 1.2).to_string()),
+                ("constraint_1_max_power_uw", micro(spec.peak_watts * 1.2).to_string()),
                 ("constraint_1_time_window_us", "1952".to_owned()),
             ] {
                 put(&path.join(name), &value)?;
@@ -82,9 +75,7 @@ impl RaplTree {
             let Some(asked) = zone.limit_file.number()? else {
                 continue;
             };
-            zone.limit_uw = asked
-                .unwrap_or(zone.limit_uw)
-                .clamp(1_000_000, self.most_uw);
+            zone.limit_uw = asked.unwrap_or(zone.limit_uw).clamp(1_000_000, self.most_uw);
             if asked != Some(zone.limit_uw) {
                 zone.limit_file.put(&zone.limit_uw.to_string())?;
             }
@@ -108,18 +99,11 @@ impl RaplTree {
     #[must_use]
     pub fn limits_watts(&self) -> Vec<f64> {
         #[expect(clippy::cast_precision_loss, reason = "microwatts of one package")]
-        self.zones
-            .iter()
-            .map(|zone| zone.limit_uw as f64 / 1e6)
-            .collect()
+        self.zones.iter().map(|zone| zone.limit_uw as f64 / 1e6).collect()
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "positive, and far below 2^64"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and far below 2^64")]
 fn micro(value: f64) -> u64 {
     (value.max(0.0) * 1e6) as u64
 }
@@ -133,18 +117,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tree = RaplTree::create(folder.path(), &HostSpec::default(), 1).unwrap();
         let read = || -> u64 {
-            fs::read_to_string(folder.path().join("intel-rapl:0/energy_uj"))
-                .unwrap()
-                .trim()
-                .parse()
-                .unwrap()
+            fs::read_to_string(folder.path().join("intel-rapl:0/energy_uj")).unwrap().trim().parse().unwrap()
         };
         let start = read();
         tree.show(&[100_000.0, 0.0]).unwrap();
-        assert_eq!(
-            (read() + ENERGY_RANGE_UJ - start) % ENERGY_RANGE_UJ,
-            100_000_000_000
-        );
+        assert_eq!((read() + ENERGY_RANGE_UJ - start) % ENERGY_RANGE_UJ, 100_000_000_000);
         tree.show(&[1e9, 0.0]).unwrap();
         assert!(read() < ENERGY_RANGE_UJ);
     }
@@ -153,9 +130,7 @@ mod tests {
     fn a_limit_is_clamped_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let mut tree = RaplTree::create(folder.path(), &HostSpec::default(), 1).unwrap();
-        let path = folder
-            .path()
-            .join("intel-rapl:1/constraint_0_power_limit_uw");
+        let path = folder.path().join("intel-rapl:1/constraint_0_power_limit_uw");
         fs::write(&path, "200000000").unwrap();
         tree.apply().unwrap();
         assert_eq!(tree.limits_watts(), [350.0, 200.0]);

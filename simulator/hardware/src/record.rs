@@ -127,9 +127,7 @@ const ATTEMPTS: u32 = 200;
 
 fn checksum(words: &[u64]) -> u64 {
     words.iter().fold(0x9e37_79b9_7f4a_7c15, |hash: u64, word| {
-        (hash ^ word)
-            .rotate_left(29)
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        (hash ^ word).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     })
 }
 
@@ -167,28 +165,17 @@ impl<R: Record> RecordFile<R> {
     /// # Errors
     /// [`RecordError`] when the file cannot be made or written.
     pub fn create(path: &Path, first: &R, mode: u32) -> Result<Self, RecordError> {
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .to_owned();
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).to_owned();
         let mut made = Self::with(path, &options)?;
         made.sequence = made.read_sequenced().map_or(0, |(sequence, _)| sequence);
         let permissions = std::fs::Permissions::from_mode(mode);
-        made.file
-            .set_permissions(permissions)
-            .map_err(|source| made.access(source))?;
+        made.file.set_permissions(permissions).map_err(|source| made.access(source))?;
         made.write(first)?;
         Ok(made)
     }
 
     fn with(path: &Path, options: &OpenOptions) -> Result<Self, RecordError> {
-        let open = |source| RecordError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let open = |source| RecordError::Open { path: path.to_owned(), source };
         let words = R::WORDS + FRAME_WORDS;
         Ok(Self {
             file: options.open(path).map_err(open)?,
@@ -201,10 +188,7 @@ impl<R: Record> RecordFile<R> {
     }
 
     fn access(&self, source: io::Error) -> RecordError {
-        RecordError::Access {
-            path: self.path.clone(),
-            source,
-        }
+        RecordError::Access { path: self.path.clone(), source }
     }
 
     /// The present value.
@@ -237,10 +221,7 @@ impl<R: Record> RecordFile<R> {
                 return Ok((body[1], R::decode(&body[2..])));
             }
         }
-        Err(RecordError::Torn {
-            path: self.path.clone(),
-            attempts: ATTEMPTS,
-        })
+        Err(RecordError::Torn { path: self.path.clone(), attempts: ATTEMPTS })
     }
 
     /// Writes the next value. For files with one writer.
@@ -254,18 +235,10 @@ impl<R: Record> RecordFile<R> {
         self.words[1] = self.sequence;
         record.encode(&mut self.words[2..last]);
         self.words[last] = checksum(&self.words[..last]);
-        for (bytes, word) in self
-            .bytes
-            .as_chunks_mut::<8>()
-            .0
-            .iter_mut()
-            .zip(&self.words)
-        {
+        for (bytes, word) in self.bytes.as_chunks_mut::<8>().0.iter_mut().zip(&self.words) {
             *bytes = word.to_le_bytes();
         }
-        self.file
-            .write_all_at(&self.bytes, 0)
-            .map_err(|source| self.access(source))
+        self.file.write_all_at(&self.bytes, 0).map_err(|source| self.access(source))
     }
 
     /// Changes the value under the file's lock: for files that several processes write.
@@ -297,37 +270,11 @@ mod tests {
     fn what_was_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pair");
-        let mut writer = RecordFile::create(
-            &path,
-            &Pair {
-                left: 1,
-                right: 1.5,
-            },
-            0o644,
-        )
-        .unwrap();
+        let mut writer = RecordFile::create(&path, &Pair { left: 1, right: 1.5 }, 0o644).unwrap();
         let mut reader = RecordFile::<Pair>::open(&path).unwrap();
-        assert_eq!(
-            reader.read_sequenced().unwrap(),
-            (
-                1,
-                Pair {
-                    left: 1,
-                    right: 1.5
-                }
-            )
-        );
+        assert_eq!(reader.read_sequenced().unwrap(), (1, Pair { left: 1, right: 1.5 }));
         writer.update(|pair| pair.left = 7).unwrap();
-        assert_eq!(
-            reader.read_sequenced().unwrap(),
-            (
-                2,
-                Pair {
-                    left: 7,
-                    right: 1.5
-                }
-            )
-        );
+        assert_eq!(reader.read_sequenced().unwrap(), (2, Pair { left: 7, right: 1.5 }));
     }
 
     #[test]
@@ -335,10 +282,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pair");
         std::fs::write(&path, [0u8; 200]).unwrap();
-        assert!(matches!(
-            RecordFile::<Pair>::open(&path).unwrap().read(),
-            Err(RecordError::Torn { .. })
-        ));
+        assert!(matches!(RecordFile::<Pair>::open(&path).unwrap().read(), Err(RecordError::Torn { .. })));
     }
 
     #[test]
@@ -349,12 +293,7 @@ mod tests {
         let mut reader = RecordFile::<Pair>::open(&path).unwrap();
         let writing = std::thread::spawn(move || {
             for left in 0..20_000u32 {
-                writer
-                    .write(&Pair {
-                        left: u64::from(left),
-                        right: f64::from(left),
-                    })
-                    .unwrap();
+                writer.write(&Pair { left: u64::from(left), right: f64::from(left) }).unwrap();
             }
         });
         while !writing.is_finished() {

@@ -63,9 +63,8 @@ impl Sensor {
         self.means[self.next] = self.period_joules / self.phase_seconds;
         self.next = (self.next + 1) % PERIODS_PER_AVERAGE;
         self.filled = (self.filled + 1).min(PERIODS_PER_AVERAGE);
-        let newest = (0..self.filled).map(|back| {
-            self.means[(self.next + PERIODS_PER_AVERAGE - 1 - back) % PERIODS_PER_AVERAGE]
-        });
+        let newest =
+            (0..self.filled).map(|back| self.means[(self.next + PERIODS_PER_AVERAGE - 1 - back) % PERIODS_PER_AVERAGE]);
         #[expect(clippy::cast_precision_loss, reason = "at most ten")]
         let count = self.filled as f64;
         self.average_watts = newest.sum::<f64>() / count;
@@ -107,24 +106,12 @@ mod tests {
         for _ in 0..40 {
             sensor.watch(0.005, 600.0);
         }
-        assert!(
-            (sensor.instant_watts() - 600.0).abs() < 1.0,
-            "{}",
-            sensor.instant_watts()
-        );
-        assert!(
-            (sensor.average_watts() - 200.0).abs() < 55.0,
-            "{}",
-            sensor.average_watts()
-        );
+        assert!((sensor.instant_watts() - 600.0).abs() < 1.0, "{}", sensor.instant_watts());
+        assert!((sensor.average_watts() - 200.0).abs() < 55.0, "{}", sensor.average_watts());
         for _ in 0..180 {
             sensor.watch(0.005, 600.0);
         }
-        assert!(
-            (sensor.average_watts() - 600.0).abs() < 1.0,
-            "{}",
-            sensor.average_watts()
-        );
+        assert!((sensor.average_watts() - 600.0).abs() < 1.0, "{}", sensor.average_watts());
     }
 
     #[test]

@@ -103,9 +103,7 @@ impl BoardSpec {
             idle_watts: 140.0,
             peak_watts: 1250.0,
             memory_mib: 183_359,
-            provenance:
-                "ranges: B200 (NVML); curves: SCALED from A100-PCIe points; idle and peak: assumed"
-                    .to_owned(),
+            provenance: "ranges: B200 (NVML); curves: SCALED from A100-PCIe points; idle and peak: assumed".to_owned(),
         }
     }
 
@@ -138,20 +136,12 @@ impl BoardSpec {
     #[must_use]
     pub fn index_at_least(&self, megahertz: u32) -> u32 {
         let below = self.index_at_most(megahertz);
-        if self.clock(below) >= megahertz {
-            below
-        } else {
-            (below + 1).min(self.clock_count() - 1)
-        }
+        if self.clock(below) >= megahertz { below } else { (below + 1).min(self.clock_count() - 1) }
     }
 }
 
 /// A small positive number without its fraction.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to the range of u32"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32")]
 fn whole(value: f64) -> u32 {
     value.clamp(0.0, f64::from(u32::MAX)) as u32
 }
@@ -255,10 +245,7 @@ impl NodeSpec {
     /// The PCI address of a board as NVML prints it.
     #[must_use]
     pub fn pci_bus_id(index: u32) -> String {
-        format!(
-            "00000000:{:02X}:00.0",
-            0x10 + index * 0x10 % 0xf0 + index / 15
-        )
+        format!("00000000:{:02X}:00.0", 0x10 + index * 0x10 % 0xf0 + index / 15)
     }
 
     /// The constant factor of a board's power sensor.
@@ -296,19 +283,12 @@ mod tests {
         assert_eq!((h100.clock(0), h100.clock(109)), (345, 1980));
         let b200 = BoardSpec::b200();
         assert_eq!(b200.clock_count(), 247);
-        assert_eq!(
-            (b200.clock(0), b200.clock(1), b200.clock(246)),
-            (120, 127, 1965)
-        );
+        assert_eq!((b200.clock(0), b200.clock(1), b200.clock(246)), (120, 127, 1965));
     }
 
     #[test]
     fn every_clock_finds_its_own_index() {
-        for spec in [
-            BoardSpec::h100_sxm(),
-            BoardSpec::b200(),
-            BoardSpec::a100_sxm(),
-        ] {
+        for spec in [BoardSpec::h100_sxm(), BoardSpec::b200(), BoardSpec::a100_sxm()] {
             for index in 0..spec.clock_count() {
                 assert_eq!(spec.index_at_most(spec.clock(index)), index);
                 assert_eq!(spec.index_at_least(spec.clock(index)), index);
@@ -324,19 +304,9 @@ mod tests {
     #[test]
     fn a_gain_is_constant_and_within_its_range() {
         let mut spec = NodeSpec::new("node-1", 8, BoardSpec::h100_sxm());
-        let gains: Vec<f64> = (0..8)
-            .map(|index| spec.sensor_gain(&spec.uuid(index)))
-            .collect();
-        assert!(
-            gains.iter().all(|gain| (0.95..=1.05).contains(gain)),
-            "{gains:?}"
-        );
-        assert!(
-            gains
-                .windows(2)
-                .any(|pair| (pair[0] - pair[1]).abs() > 0.005),
-            "{gains:?}"
-        );
+        let gains: Vec<f64> = (0..8).map(|index| spec.sensor_gain(&spec.uuid(index))).collect();
+        assert!(gains.iter().all(|gain| (0.95..=1.05).contains(gain)), "{gains:?}");
+        assert!(gains.windows(2).any(|pair| (pair[0] - pair[1]).abs() > 0.005), "{gains:?}");
         spec.sensor_gain_percent = 0.0;
         assert!((spec.sensor_gain(&spec.uuid(0)) - 1.0).abs() < f64::EPSILON);
     }

@@ -112,14 +112,8 @@ mod tests {
 
     #[test]
     fn a_full_node_survives_the_record() {
-        let board = BoardTruth {
-            watts: 1.5,
-            joules: 2.5,
-            clock_mhz: 3,
-            utilisation: 0.4,
-            work_seconds: 5.0,
-            work_units: 6.0,
-        };
+        let board =
+            BoardTruth { watts: 1.5, joules: 2.5, clock_mhz: 3, utilisation: 0.4, work_seconds: 5.0, work_units: 6.0 };
         let truth = Truth {
             steps: 1,
             wall_us: 2,

@@ -3,10 +3,8 @@
 use std::ffi::c_uint;
 
 use nvml_wrapper_sys::bindings::{
-    nvmlClockId_t, nvmlClockType_t, nvmlDevice_t,
-    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
-    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
-    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
+    nvmlClockId_t, nvmlClockType_t, nvmlDevice_t, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
+    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
     nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
 
@@ -74,9 +72,7 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedMemoryClocks(
     clocks: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid count and that much room.
-    with_identity(device, |identity| unsafe {
-        give_list(count, clocks, &[identity.spec.memory_mhz])
-    })
+    with_identity(device, |identity| unsafe { give_list(count, clocks, &[identity.spec.memory_mhz]) })
 }
 
 /// Highest first, as the real library lists them.
@@ -92,10 +88,7 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedGraphicsClocks(
         if memory_megahertz != spec.memory_mhz {
             return NOT_FOUND;
         }
-        let all: Vec<c_uint> = (0..spec.clock_count())
-            .rev()
-            .map(|index| spec.clock(index))
-            .collect();
+        let all: Vec<c_uint> = (0..spec.clock_count()).rev().map(|index| spec.clock(index)).collect();
         // SAFETY: NVML obliges the caller to pass a valid count and that much room.
         unsafe { give_list(count, clocks, &all) }
     })
@@ -103,11 +96,7 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedGraphicsClocks(
 
 /// Accepted at once; the board clamps, snaps to its grid, and follows later.
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceSetGpuLockedClocks(
-    device: nvmlDevice_t,
-    lowest: c_uint,
-    highest: c_uint,
-) -> nvmlReturn_t {
+pub extern "C" fn nvmlDeviceSetGpuLockedClocks(device: nvmlDevice_t, lowest: c_uint, highest: c_uint) -> nvmlReturn_t {
     ask(device, |identity, request| {
         if lowest > highest {
             return INVALID_ARGUMENT;

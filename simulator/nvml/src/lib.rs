@@ -13,10 +13,7 @@
 #![allow(unsafe_code, reason = "this crate is a C interface")]
 #![allow(missing_docs, reason = "NVML's documentation is the contract")]
 #![allow(non_snake_case, reason = "NVML's names")]
-#![allow(
-    clippy::missing_safety_doc,
-    reason = "NVML's documentation is the contract"
-)]
+#![allow(clippy::missing_safety_doc, reason = "NVML's documentation is the contract")]
 
 mod clocks;
 mod library;

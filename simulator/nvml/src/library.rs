@@ -9,8 +9,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST as GPU_IS_LOST,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
     nvmlReturn_enum_NVML_ERROR_NO_PERMISSION as NO_PERMISSION,
-    nvmlReturn_enum_NVML_ERROR_UNINITIALIZED as UNINITIALIZED,
-    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_UNINITIALIZED as UNINITIALIZED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
 use powercap_simulated_hardware::record::RecordFile;
@@ -56,12 +55,7 @@ pub(crate) fn open() -> nvmlReturn_t {
         let (Ok(state), Ok(fault)) = (folder.state(), folder.present_fault()) else {
             return DRIVER_NOT_LOADED;
         };
-        devices.push(Device {
-            identity,
-            folder,
-            state,
-            fault,
-        });
+        devices.push(Device { identity, folder, state, fault });
     }
     *library = Some(Library { devices, opened: 1 });
     SUCCESS
@@ -81,16 +75,11 @@ pub(crate) fn close() -> nvmlReturn_t {
 
 /// Runs with all devices.
 pub(crate) fn with_devices(run: impl FnOnce(&[Device]) -> nvmlReturn_t) -> nvmlReturn_t {
-    library()
-        .as_ref()
-        .map_or(UNINITIALIZED, |library| run(&library.devices))
+    library().as_ref().map_or(UNINITIALIZED, |library| run(&library.devices))
 }
 
 /// Runs with the device behind a handle.
-pub(crate) fn with_device(
-    handle: nvmlDevice_t,
-    run: impl FnOnce(&mut Device) -> nvmlReturn_t,
-) -> nvmlReturn_t {
+pub(crate) fn with_device(handle: nvmlDevice_t, run: impl FnOnce(&mut Device) -> nvmlReturn_t) -> nvmlReturn_t {
     let mut library = library();
     let Some(library) = library.as_mut() else {
         return UNINITIALIZED;
@@ -100,32 +89,21 @@ pub(crate) fn with_device(
 }
 
 /// Runs with what the device's sensors say now.
-pub(crate) fn with_state(
-    handle: nvmlDevice_t,
-    run: impl FnOnce(&Identity, &State) -> nvmlReturn_t,
-) -> nvmlReturn_t {
-    with_device(handle, |device| {
-        match (device.fault().read_code, device.state.read()) {
-            (SUCCESS, Ok(state)) => run(&device.identity, &state),
-            (SUCCESS, Err(_)) => GPU_IS_LOST,
-            (code, _) => code,
-        }
+pub(crate) fn with_state(handle: nvmlDevice_t, run: impl FnOnce(&Identity, &State) -> nvmlReturn_t) -> nvmlReturn_t {
+    with_device(handle, |device| match (device.fault().read_code, device.state.read()) {
+        (SUCCESS, Ok(state)) => run(&device.identity, &state),
+        (SUCCESS, Err(_)) => GPU_IS_LOST,
+        (code, _) => code,
     })
 }
 
 /// Runs with what the device is.
-pub(crate) fn with_identity(
-    handle: nvmlDevice_t,
-    run: impl FnOnce(&Identity) -> nvmlReturn_t,
-) -> nvmlReturn_t {
+pub(crate) fn with_identity(handle: nvmlDevice_t, run: impl FnOnce(&Identity) -> nvmlReturn_t) -> nvmlReturn_t {
     with_device(handle, |device| run(&device.identity))
 }
 
 /// Asks something of a device; needs root, as the driver does.
-pub(crate) fn ask(
-    handle: nvmlDevice_t,
-    change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t,
-) -> nvmlReturn_t {
+pub(crate) fn ask(handle: nvmlDevice_t, change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t) -> nvmlReturn_t {
     with_device(handle, |device| {
         if !rustix::process::geteuid().is_root() {
             return NO_PERMISSION;
@@ -146,11 +124,7 @@ pub(crate) fn ask(
                 }
             })
         });
-        if updated.is_err() {
-            NO_PERMISSION
-        } else {
-            answer
-        }
+        if updated.is_err() { NO_PERMISSION } else { answer }
     })
 }
 

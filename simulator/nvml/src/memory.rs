@@ -4,8 +4,8 @@ use std::ffi::{c_char, c_uint};
 
 use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE as INSUFFICIENT_SIZE,
-    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
-    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT, nvmlReturn_enum_NVML_SUCCESS as SUCCESS,
+    nvmlReturn_t,
 };
 
 /// Stores a value where the caller asked for it.
@@ -45,11 +45,7 @@ pub(crate) unsafe fn give_text(to: *mut c_char, length: c_uint, text: &str) -> n
 ///
 /// # Safety
 /// `count` is null or valid for reads and writes; `to` is null or valid for writes of `*count` values.
-pub(crate) unsafe fn give_list<T: Copy>(
-    count: *mut c_uint,
-    to: *mut T,
-    values: &[T],
-) -> nvmlReturn_t {
+pub(crate) unsafe fn give_list<T: Copy>(count: *mut c_uint, to: *mut T, values: &[T]) -> nvmlReturn_t {
     if count.is_null() {
         return INVALID_ARGUMENT;
     }

@@ -5,8 +5,8 @@ use std::ffi::{c_int, c_uint, c_ulonglong};
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlFieldValue_t, nvmlPerfPolicyType_t,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
-    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
-    nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t, nvmlValue_t, nvmlViolationTime_t,
+    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
+    nvmlValue_t, nvmlViolationTime_t,
 };
 use powercap_simulated_hardware::{Identity, State};
 
@@ -29,14 +29,9 @@ const POLICIES: nvmlPerfPolicyType_t = 12;
 
 /// One second's mean, as on Ampere and newer.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(
-    device: nvmlDevice_t,
-    milliwatts: *mut c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, milliwatts: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe {
-        give(milliwatts, state.average_mw)
-    })
+    with_state(device, |_, state| unsafe { give(milliwatts, state.average_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -45,9 +40,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     millijoules: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe {
-        give(millijoules, state.energy_mj)
-    })
+    with_state(device, |_, state| unsafe { give(millijoules, state.energy_mj) })
 }
 
 #[unsafe(no_mangle)]
@@ -56,9 +49,7 @@ pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe {
-        give(milliwatts, state.limit_mw)
-    })
+    with_state(device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -67,9 +58,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe {
-        give(milliwatts, state.limit_mw)
-    })
+    with_state(device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -78,9 +67,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementDefaultLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |identity| unsafe {
-        give(milliwatts, milli(identity.spec.default_watts))
-    })
+    with_identity(device, |identity| unsafe { give(milliwatts, milli(identity.spec.default_watts)) })
 }
 
 #[unsafe(no_mangle)]
@@ -91,30 +78,20 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
 ) -> nvmlReturn_t {
     with_identity(device, |identity| {
         // SAFETY: NVML obliges the caller to pass valid pointers.
-        unsafe {
-            give(lowest, milli(identity.spec.min_watts))
-                .max(give(highest, milli(identity.spec.max_watts)))
-        }
+        unsafe { give(lowest, milli(identity.spec.min_watts)).max(give(highest, milli(identity.spec.max_watts))) }
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetPowerManagementMode(
-    device: nvmlDevice_t,
-    mode: *mut c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetPowerManagementMode(device: nvmlDevice_t, mode: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
     with_identity(device, |_| unsafe { give(mode, 1) })
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceSetPowerManagementLimit(
-    device: nvmlDevice_t,
-    milliwatts: c_uint,
-) -> nvmlReturn_t {
+pub extern "C" fn nvmlDeviceSetPowerManagementLimit(device: nvmlDevice_t, milliwatts: c_uint) -> nvmlReturn_t {
     ask(device, |identity, request| {
-        if !(milli(identity.spec.min_watts)..=milli(identity.spec.max_watts)).contains(&milliwatts)
-        {
+        if !(milli(identity.spec.min_watts)..=milli(identity.spec.max_watts)).contains(&milliwatts) {
             return INVALID_ARGUMENT;
         }
         request.limit_mw = milliwatts;
@@ -159,21 +136,9 @@ pub unsafe extern "C" fn nvmlDeviceGetViolationStatus(
         if policy >= POLICIES {
             return INVALID_ARGUMENT;
         }
-        let violation = if policy == POLICY_POWER {
-            state.power_violation_ns
-        } else {
-            0
-        };
+        let violation = if policy == POLICY_POWER { state.power_violation_ns } else { 0 };
         // SAFETY: NVML obliges the caller to pass a valid pointer.
-        unsafe {
-            give(
-                time,
-                nvmlViolationTime_t {
-                    referenceTime: microseconds(state),
-                    violationTime: violation,
-                },
-            )
-        }
+        unsafe { give(time, nvmlViolationTime_t { referenceTime: microseconds(state), violationTime: violation }) }
     })
 }
 
@@ -206,9 +171,7 @@ fn answer(to: &mut nvmlFieldValue_t, identity: &Identity, state: &State) {
     let milliwatts = match to.fieldId {
         field::TOTAL_ENERGY => {
             to.valueType = UNSIGNED_LONG_LONG;
-            to.value = nvmlValue_t {
-                ullVal: state.energy_mj,
-            };
+            to.value = nvmlValue_t { ullVal: state.energy_mj };
             return;
         }
         field::POWER_AVERAGE => state.average_mw,
@@ -223,26 +186,16 @@ fn answer(to: &mut nvmlFieldValue_t, identity: &Identity, state: &State) {
         }
     };
     to.valueType = UNSIGNED_INT;
-    to.value = nvmlValue_t {
-        ullVal: u64::from(milliwatts),
-    };
+    to.value = nvmlValue_t { ullVal: u64::from(milliwatts) };
 }
 
 /// The board's own time: the library does not read the wall clock.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "seconds since boot"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds since boot")]
 fn microseconds(state: &State) -> u64 {
     (state.uptime_seconds * 1e6) as u64
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "watts of one board"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "watts of one board")]
 fn milli(watts: f64) -> u32 {
     (watts * 1000.0).round() as u32
 }

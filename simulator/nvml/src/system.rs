@@ -3,9 +3,8 @@
 use std::ffi::{c_char, c_int, c_uint};
 
 use nvml_wrapper_sys::bindings::{
-    nvmlDevice_t, nvmlEnableState_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t,
-    nvmlProcessInfo_t, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
-    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
+    nvmlDevice_t, nvmlEnableState_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlProcessInfo_t,
+    nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
     nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_t, nvmlUtilization_t,
 };
 
@@ -50,19 +49,13 @@ pub extern "C" fn nvmlErrorString(code: nvmlReturn_t) -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlSystemGetDriverVersion(
-    version: *mut c_char,
-    length: c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
     with_devices(|_| unsafe { give_text(version, length, DRIVER_VERSION) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(
-    version: *mut c_char,
-    length: c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
     unsafe { give_text(version, length, NVML_VERSION) }
 }
@@ -79,11 +72,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn
     with_devices(|devices| unsafe { give(count, c_uint::try_from(devices.len()).unwrap_or(0)) })
 }
 
-fn find(
-    to: *mut nvmlDevice_t,
-    missing: nvmlReturn_t,
-    is: impl Fn(&Device) -> bool,
-) -> nvmlReturn_t {
+fn find(to: *mut nvmlDevice_t, missing: nvmlReturn_t, is: impl Fn(&Device) -> bool) -> nvmlReturn_t {
     with_devices(|devices| match devices.iter().position(is) {
         // SAFETY: NVML obliges the caller to pass a valid pointer.
         Some(index) => unsafe { give(to, handle(index)) },
@@ -92,10 +81,7 @@ fn find(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
-    index: c_uint,
-    device: *mut nvmlDevice_t,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     with_devices(|devices| {
         if index as usize >= devices.len() {
             return INVALID_ARGUMENT;
@@ -106,10 +92,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(
-    uuid: *const c_char,
-    device: *mut nvmlDevice_t,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to end the text with zero.
     let Some(uuid) = (unsafe { text_of(uuid) }) else {
         return INVALID_ARGUMENT;
@@ -128,33 +111,19 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     };
     // Both `0000:10:00.0` and `00000000:10:00.0` name a device.
     let wanted = bus_id.to_ascii_uppercase();
-    find(device, NOT_FOUND, |device| {
-        device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted
-    })
+    find(device, NOT_FOUND, |device| device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted)
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetUUID(
-    device: nvmlDevice_t,
-    uuid: *mut c_char,
-    length: c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe {
-        give_text(uuid, length, &identity.uuid)
-    })
+    with_identity(device, |identity| unsafe { give_text(uuid, length, &identity.uuid) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetName(
-    device: nvmlDevice_t,
-    name: *mut c_char,
-    length: c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe {
-        give_text(name, length, &identity.spec.name)
-    })
+    with_identity(device, |identity| unsafe { give_text(name, length, &identity.spec.name) })
 }
 
 #[unsafe(no_mangle)]
@@ -164,37 +133,24 @@ pub unsafe extern "C" fn nvmlDeviceGetSerial(
     length: c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe {
-        give_text(serial, length, &identity.serial)
-    })
+    with_identity(device, |identity| unsafe { give_text(serial, length, &identity.serial) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetIndex(
-    device: nvmlDevice_t,
-    index: *mut c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> nvmlReturn_t {
     // The place among the devices seen here: a container with one board sees index 0.
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |_| unsafe {
-        give(index, c_uint::try_from(device as usize - 1).unwrap_or(0))
-    })
+    with_identity(device, |_| unsafe { give(index, c_uint::try_from(device as usize - 1).unwrap_or(0)) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(
-    device: nvmlDevice_t,
-    minor: *mut c_uint,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
     with_identity(device, |identity| unsafe { give(minor, identity.index) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
-    device: nvmlDevice_t,
-    pci: *mut nvmlPciInfo_t,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) -> nvmlReturn_t {
     with_identity(device, |identity| {
         let bus = u32::from_str_radix(&identity.pci_bus_id[9..11], 16).unwrap_or(0);
         let info = nvmlPciInfo_t {
@@ -221,23 +177,11 @@ fn characters<const LENGTH: usize>(text: &str) -> [c_char; LENGTH] {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
-    device: nvmlDevice_t,
-    memory: *mut nvmlMemory_t,
-) -> nvmlReturn_t {
+pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut nvmlMemory_t) -> nvmlReturn_t {
     with_state(device, |identity, state| {
         let (total, used) = (identity.spec.memory_mib * MIB, state.memory_used_mib * MIB);
         // SAFETY: NVML obliges the caller to pass a valid pointer.
-        unsafe {
-            give(
-                memory,
-                nvmlMemory_t {
-                    total,
-                    free: total - used,
-                    used,
-                },
-            )
-        }
+        unsafe { give(memory, nvmlMemory_t { total, free: total - used, used }) }
     })
 }
 
@@ -253,13 +197,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
         let (total, used) = (identity.spec.memory_mib * MIB, state.memory_used_mib * MIB);
         // SAFETY: not null, and NVML obliges the caller to set `version` in a valid structure.
         let version = unsafe { (*memory).version };
-        let info = nvmlMemory_v2_t {
-            version,
-            total,
-            reserved: 0,
-            free: total - used,
-            used,
-        };
+        let info = nvmlMemory_v2_t { version, total, reserved: 0, free: total - used, used };
         // SAFETY: as above.
         unsafe { give(memory, info) }
     })
@@ -271,10 +209,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     rates: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
     with_state(device, |_, state| {
-        let now = nvmlUtilization_t {
-            gpu: state.utilisation_percent,
-            memory: state.memory_utilisation_percent,
-        };
+        let now = nvmlUtilization_t { gpu: state.utilisation_percent, memory: state.memory_utilisation_percent };
         // SAFETY: NVML obliges the caller to pass a valid pointer.
         unsafe { give(rates, now) }
     })
@@ -301,16 +236,11 @@ pub unsafe extern "C" fn nvmlDeviceGetPersistenceMode(
     mode: *mut nvmlEnableState_t,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe {
-        give(mode, u32::from(state.persistence))
-    })
+    with_state(device, |_, state| unsafe { give(mode, u32::from(state.persistence)) })
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceSetPersistenceMode(
-    device: nvmlDevice_t,
-    mode: nvmlEnableState_t,
-) -> nvmlReturn_t {
+pub extern "C" fn nvmlDeviceSetPersistenceMode(device: nvmlDevice_t, mode: nvmlEnableState_t) -> nvmlReturn_t {
     if mode > 1 {
         return INVALID_ARGUMENT;
     }

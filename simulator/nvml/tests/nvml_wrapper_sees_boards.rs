@@ -29,10 +29,7 @@ fn library() -> PathBuf {
 fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{what} did not happen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
     start.elapsed()
@@ -50,13 +47,7 @@ fn what_is_set_is_read_back_late_and_clamped() {
         let mut spec = NodeSpec::new("node-1", 2, BoardSpec::h100_sxm());
         spec.sensor_gain_percent = 0.0;
         move || {
-            run_hardware(
-                &root,
-                &spec,
-                || ready.send(()).unwrap(),
-                || stop.load(Ordering::Relaxed),
-            )
-            .unwrap();
+            run_hardware(&root, &spec, || ready.send(()).unwrap(), || stop.load(Ordering::Relaxed)).unwrap();
         }
     });
     is_ready.recv().unwrap();
@@ -81,34 +72,16 @@ fn what_is_set_is_read_back_late_and_clamped() {
         }
     });
 
-    let nvml = Nvml::builder()
-        .lib_path(library().as_os_str())
-        .init()
-        .unwrap();
+    let nvml = Nvml::builder().lib_path(library().as_os_str()).init().unwrap();
     assert_eq!(nvml.device_count().unwrap(), 2);
     assert_eq!(nvml.sys_driver_version().unwrap(), "570.124.06");
     let mut device = nvml.device_by_index(0).unwrap();
     let uuid = device.uuid().unwrap();
     assert!(uuid.starts_with("GPU-"));
-    assert_eq!(
-        nvml.device_by_uuid(uuid.as_str())
-            .unwrap()
-            .minor_number()
-            .unwrap(),
-        0
-    );
-    assert!(matches!(
-        nvml.device_by_uuid("GPU-none"),
-        Err(NvmlError::NotFound)
-    ));
+    assert_eq!(nvml.device_by_uuid(uuid.as_str()).unwrap().minor_number().unwrap(), 0);
+    assert!(matches!(nvml.device_by_uuid("GPU-none"), Err(NvmlError::NotFound)));
     let pci = device.pci_info().unwrap();
-    assert_eq!(
-        nvml.device_by_pci_bus_id(pci.bus_id.as_str())
-            .unwrap()
-            .uuid()
-            .unwrap(),
-        uuid
-    );
+    assert_eq!(nvml.device_by_pci_bus_id(pci.bus_id.as_str()).unwrap().uuid().unwrap(), uuid);
     assert_eq!(device.name().unwrap(), "NVIDIA H100 80GB HBM3");
     assert!(!device.serial().unwrap().is_empty());
     assert!(matches!(device.mig_mode(), Err(NvmlError::NotSupported)));
@@ -119,109 +92,50 @@ fn what_is_set_is_read_back_late_and_clamped() {
     assert_eq!((clocks.len(), clocks[0], clocks[109]), (110, 1980, 345));
     assert_eq!(device.max_clock_info(Clock::Graphics).unwrap(), 1980);
     let constraints = device.power_management_limit_constraints().unwrap();
-    assert_eq!(
-        (constraints.min_limit, constraints.max_limit),
-        (200_000, 700_000)
-    );
+    assert_eq!((constraints.min_limit, constraints.max_limit), (200_000, 700_000));
     assert_eq!(device.power_management_limit_default().unwrap(), 700_000);
 
     until("load shows", || device.power_usage().unwrap() > 600_000);
     assert!(device.utilization_rates().unwrap().gpu == 100);
-    let violated = device
-        .violation_status(PerformancePolicy::Power)
-        .unwrap()
-        .violation_time;
+    let violated = device.violation_status(PerformancePolicy::Power).unwrap().violation_time;
     let energy = device.total_energy_consumption().unwrap();
 
     // A lock: accepted at once, reached late, snapped down to the grid.
-    device
-        .set_gpu_locked_clocks(GpuLockedClocksSetting::Numeric {
-            min_clock_mhz: 0,
-            max_clock_mhz: 1204,
-        })
-        .unwrap();
+    device.set_gpu_locked_clocks(GpuLockedClocksSetting::Numeric { min_clock_mhz: 0, max_clock_mhz: 1204 }).unwrap();
     assert_eq!(device.clock_info(Clock::SM).unwrap(), 1980);
-    let late = until("the lock holds", || {
-        device.clock_info(Clock::SM).unwrap() == 1200
-    });
+    let late = until("the lock holds", || device.clock_info(Clock::SM).unwrap() == 1200);
     assert!(late >= Duration::from_millis(15), "{late:?}");
     until("power falls", || instant_mw(&device) < 300_000);
-    assert!(
-        device
-            .current_throttle_reasons()
-            .unwrap()
-            .contains(ThrottleReasons::APPLICATIONS_CLOCKS_SETTING)
-    );
-    until("the average follows", || {
-        device.power_usage().unwrap() < 300_000
-    });
+    assert!(device.current_throttle_reasons().unwrap().contains(ThrottleReasons::APPLICATIONS_CLOCKS_SETTING));
+    until("the average follows", || device.power_usage().unwrap() < 300_000);
 
     // A power limit: refused out of range, and seen in the enforced limit.
-    assert!(matches!(
-        device.set_power_management_limit(100_000),
-        Err(NvmlError::InvalidArg)
-    ));
-    assert!(matches!(
-        device.set_power_management_limit(900_000),
-        Err(NvmlError::InvalidArg)
-    ));
+    assert!(matches!(device.set_power_management_limit(100_000), Err(NvmlError::InvalidArg)));
+    assert!(matches!(device.set_power_management_limit(900_000), Err(NvmlError::InvalidArg)));
     device.reset_gpu_locked_clocks().unwrap();
     device.set_power_management_limit(400_000).unwrap();
-    until("the limit is enforced", || {
-        device.enforced_power_limit().unwrap() == 400_000
-    });
+    until("the limit is enforced", || device.enforced_power_limit().unwrap() == 400_000);
     until("power holds the clock", || {
-        device
-            .current_throttle_reasons()
-            .unwrap()
-            .contains(ThrottleReasons::SW_POWER_CAP)
+        device.current_throttle_reasons().unwrap().contains(ThrottleReasons::SW_POWER_CAP)
     });
-    until("power is limited", || {
-        (350_000..=402_000).contains(&device.power_usage().unwrap())
-    });
-    assert!(
-        device
-            .violation_status(PerformancePolicy::Power)
-            .unwrap()
-            .violation_time
-            > violated
-    );
+    until("power is limited", || (350_000..=402_000).contains(&device.power_usage().unwrap()));
+    assert!(device.violation_status(PerformancePolicy::Power).unwrap().violation_time > violated);
     assert!(device.total_energy_consumption().unwrap() > energy);
     assert!(device.temperature(TemperatureSensor::Gpu).unwrap() > 30);
     device.set_persistent(true).unwrap();
-    until("persistence is on", || {
-        device.is_in_persistent_mode().unwrap()
-    });
+    until("persistence is on", || device.is_in_persistent_mode().unwrap());
 
     assert!(device.running_compute_processes().unwrap().is_empty());
 
     // A board that misbehaves: writes that do nothing, writes refused, the board lost, and well again.
     let mut fault = board.fault().unwrap();
-    fault
-        .write(&Fault {
-            ignores_writes: true,
-            ..Fault::default()
-        })
-        .unwrap();
+    fault.write(&Fault { ignores_writes: true, ..Fault::default() }).unwrap();
     device.set_power_management_limit(300_000).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(device.power_management_limit().unwrap(), 400_000);
-    fault
-        .write(&Fault {
-            write_code: 4,
-            ..Fault::default()
-        })
-        .unwrap();
-    assert!(matches!(
-        device.set_power_management_limit(300_000),
-        Err(NvmlError::NoPermission)
-    ));
-    fault
-        .write(&Fault {
-            read_code: 15,
-            ..Fault::default()
-        })
-        .unwrap();
+    fault.write(&Fault { write_code: 4, ..Fault::default() }).unwrap();
+    assert!(matches!(device.set_power_management_limit(300_000), Err(NvmlError::NoPermission)));
+    fault.write(&Fault { read_code: 15, ..Fault::default() }).unwrap();
     assert!(matches!(device.power_usage(), Err(NvmlError::GpuLost)));
     fault.write(&Fault::default()).unwrap();
     assert!(device.power_usage().is_ok());
@@ -235,15 +149,8 @@ fn what_is_set_is_read_back_late_and_clamped() {
 }
 
 fn instant_mw(device: &nvml_wrapper::Device<'_>) -> u32 {
-    let samples = device
-        .field_values_for(&[FieldId(185), FieldId(186), FieldId(9999)])
-        .unwrap();
-    assert!(
-        samples[2].is_err()
-            || samples[2]
-                .as_ref()
-                .is_ok_and(|sample| sample.value.is_err())
-    );
+    let samples = device.field_values_for(&[FieldId(185), FieldId(186), FieldId(9999)]).unwrap();
+    assert!(samples[2].is_err() || samples[2].as_ref().is_ok_and(|sample| sample.value.is_err()));
     match samples[1].as_ref().unwrap().value.as_ref().unwrap() {
         SampleValue::U32(milliwatts) => *milliwatts,
         other => panic!("{other:?}"),

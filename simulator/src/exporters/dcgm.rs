@@ -66,19 +66,11 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     }
 }
 
-fn collect(
-    boards: &mut [(Identity, RecordFile<State>)],
-    owners: &Owners,
-    hostname: &str,
-) -> String {
+fn collect(boards: &mut [(Identity, RecordFile<State>)], owners: &Owners, hostname: &str) -> String {
     let mut seen = Vec::new();
     for (identity, state) in boards {
         match state.read() {
-            Ok(state) => seen.push(Seen {
-                identity,
-                state,
-                owner: owners.of(&identity.uuid),
-            }),
+            Ok(state) => seen.push(Seen { identity, state, owner: owners.of(&identity.uuid) }),
             Err(error) => tracing::warn!(%error, "a board cannot be read: left out"),
         }
     }
@@ -108,149 +100,56 @@ enum Value {
     Real(f64),
 }
 
-const fn counter(
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
-    value: fn(&Seen<'_>) -> Value,
-) -> Counter {
-    Counter {
-        name,
-        kind,
-        help,
-        value,
-    }
+const fn counter(name: &'static str, kind: &'static str, help: &'static str, value: fn(&Seen<'_>) -> Value) -> Counter {
+    Counter { name, kind, help, value }
 }
 
 /// The default counters, in the order of that version's file.
 const COUNTERS: [Counter; 23] = [
-    counter(
-        "DCGM_FI_DEV_SM_CLOCK",
-        "gauge",
-        "SM clock frequency (in MHz).",
-        |seen| whole(seen.state.clock_mhz),
-    ),
-    counter(
-        "DCGM_FI_DEV_MEM_CLOCK",
-        "gauge",
-        "Memory clock frequency (in MHz).",
-        |seen| whole(seen.state.memory_mhz),
-    ),
-    counter(
-        "DCGM_FI_DEV_MEMORY_TEMP",
-        "gauge",
-        "Memory temperature (in C).",
-        |seen| whole(seen.state.memory_temperature_celsius),
-    ),
-    counter(
-        "DCGM_FI_DEV_GPU_TEMP",
-        "gauge",
-        "GPU temperature (in C).",
-        |seen| whole(seen.state.temperature_celsius),
-    ),
-    counter(
-        "DCGM_FI_DEV_POWER_USAGE",
-        "gauge",
-        "Power draw (in W).",
-        |seen| Value::Real(f64::from(seen.state.average_mw) / 1000.0),
-    ),
+    counter("DCGM_FI_DEV_SM_CLOCK", "gauge", "SM clock frequency (in MHz).", |seen| whole(seen.state.clock_mhz)),
+    counter("DCGM_FI_DEV_MEM_CLOCK", "gauge", "Memory clock frequency (in MHz).", |seen| whole(seen.state.memory_mhz)),
+    counter("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature (in C).", |seen| {
+        whole(seen.state.memory_temperature_celsius)
+    }),
+    counter("DCGM_FI_DEV_GPU_TEMP", "gauge", "GPU temperature (in C).", |seen| whole(seen.state.temperature_celsius)),
+    counter("DCGM_FI_DEV_POWER_USAGE", "gauge", "Power draw (in W).", |seen| {
+        Value::Real(f64::from(seen.state.average_mw) / 1000.0)
+    }),
     counter(
         "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
         "counter",
         "Total energy consumption since boot (in mJ).",
         |seen| Value::Whole(seen.state.energy_mj),
     ),
-    counter(
-        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
-        "counter",
-        "Total number of PCIe retries.",
-        none,
-    ),
-    counter(
-        "DCGM_FI_DEV_GPU_UTIL",
-        "gauge",
-        "GPU utilization (in %).",
-        |seen| whole(seen.state.utilisation_percent),
-    ),
-    counter(
-        "DCGM_FI_DEV_MEM_COPY_UTIL",
-        "gauge",
-        "Memory utilization (in %).",
-        |seen| whole(seen.state.memory_utilisation_percent),
-    ),
-    counter(
-        "DCGM_FI_DEV_ENC_UTIL",
-        "gauge",
-        "Encoder utilization (in %).",
-        none,
-    ),
-    counter(
-        "DCGM_FI_DEV_DEC_UTIL",
-        "gauge",
-        "Decoder utilization (in %).",
-        none,
-    ),
-    counter(
-        "DCGM_FI_DEV_XID_ERRORS",
-        "gauge",
-        "Value of the last XID error encountered.",
-        none,
-    ),
-    counter(
-        "DCGM_FI_DEV_FB_FREE",
-        "gauge",
-        "Framebuffer memory free (in MiB).",
-        |seen| {
-            Value::Whole(
-                seen.identity
-                    .spec
-                    .memory_mib
-                    .saturating_sub(seen.state.memory_used_mib),
-            )
-        },
-    ),
-    counter(
-        "DCGM_FI_DEV_FB_USED",
-        "gauge",
-        "Framebuffer memory used (in MiB).",
-        |seen| Value::Whole(seen.state.memory_used_mib),
-    ),
-    counter(
-        "DCGM_FI_DEV_VGPU_LICENSE_STATUS",
-        "gauge",
-        "vGPU License status",
-        none,
-    ),
+    counter("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "counter", "Total number of PCIe retries.", none),
+    counter("DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU utilization (in %).", |seen| whole(seen.state.utilisation_percent)),
+    counter("DCGM_FI_DEV_MEM_COPY_UTIL", "gauge", "Memory utilization (in %).", |seen| {
+        whole(seen.state.memory_utilisation_percent)
+    }),
+    counter("DCGM_FI_DEV_ENC_UTIL", "gauge", "Encoder utilization (in %).", none),
+    counter("DCGM_FI_DEV_DEC_UTIL", "gauge", "Decoder utilization (in %).", none),
+    counter("DCGM_FI_DEV_XID_ERRORS", "gauge", "Value of the last XID error encountered.", none),
+    counter("DCGM_FI_DEV_FB_FREE", "gauge", "Framebuffer memory free (in MiB).", |seen| {
+        Value::Whole(seen.identity.spec.memory_mib.saturating_sub(seen.state.memory_used_mib))
+    }),
+    counter("DCGM_FI_DEV_FB_USED", "gauge", "Framebuffer memory used (in MiB).", |seen| {
+        Value::Whole(seen.state.memory_used_mib)
+    }),
+    counter("DCGM_FI_DEV_VGPU_LICENSE_STATUS", "gauge", "vGPU License status", none),
     counter(
         "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
         "counter",
         "Number of remapped rows for uncorrectable errors",
         none,
     ),
-    counter(
-        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
-        "counter",
-        "Number of remapped rows for correctable errors",
-        none,
-    ),
-    counter(
-        "DCGM_FI_DEV_ROW_REMAP_FAILURE",
-        "gauge",
-        "Whether remapping of rows has failed",
-        none,
-    ),
-    counter(
-        "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
-        "gauge",
-        "Ratio of time the graphics engine is active.",
-        |seen| Value::Real(f64::from(seen.state.utilisation_percent) / 100.0),
-    ),
-    counter(
-        "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
-        "gauge",
-        "Ratio of cycles the tensor (HMMA) pipe is active.",
-        |seen| Value::Real(seen.state.tensor_active),
-    ),
+    counter("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "counter", "Number of remapped rows for correctable errors", none),
+    counter("DCGM_FI_DEV_ROW_REMAP_FAILURE", "gauge", "Whether remapping of rows has failed", none),
+    counter("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "gauge", "Ratio of time the graphics engine is active.", |seen| {
+        Value::Real(f64::from(seen.state.utilisation_percent) / 100.0)
+    }),
+    counter("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "gauge", "Ratio of cycles the tensor (HMMA) pipe is active.", |seen| {
+        Value::Real(seen.state.tensor_active)
+    }),
     counter(
         "DCGM_FI_PROF_DRAM_ACTIVE",
         "gauge",

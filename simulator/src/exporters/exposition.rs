@@ -20,10 +20,7 @@ impl Page {
         self.text.push_str(name);
         let mut before = '{';
         for (label, text) in labels {
-            let text = text
-                .replace('\\', r"\\")
-                .replace('"', "\\\"")
-                .replace('\n', r"\n");
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
             let _ = write!(self.text, "{before}{label}=\"{text}\"");
             before = ',';
         }
@@ -53,12 +50,7 @@ impl Histogram {
     /// Empty, with upper bounds that rise.
     #[must_use]
     pub fn new(bounds: &'static [f64]) -> Self {
-        Self {
-            bounds,
-            counts: vec![0; bounds.len()],
-            sum: 0.0,
-            count: 0,
-        }
+        Self { bounds, counts: vec![0; bounds.len()], sum: 0.0, count: 0 }
     }
 
     /// Sees a value, `times` over.
@@ -104,10 +96,7 @@ mod tests {
         page.begin("m", "gauge", "Help.");
         page.sample("m", &[], "1");
         page.sample("m", &[("a", "x\"y"), ("b", "")], "2");
-        assert_eq!(
-            page.finish(),
-            "# HELP m Help.\n# TYPE m gauge\nm 1\nm{a=\"x\\\"y\",b=\"\"} 2\n"
-        );
+        assert_eq!(page.finish(), "# HELP m Help.\n# TYPE m gauge\nm 1\nm{a=\"x\\\"y\",b=\"\"} 2\n");
     }
 
     #[test]
@@ -119,9 +108,6 @@ mod tests {
         histogram.write(&mut page, "h", "H.", &[("x", "y")]);
         let text = page.finish();
         assert!(text.contains("h_bucket{x=\"y\",le=\"0.1\"} 2\n"), "{text}");
-        assert!(
-            text.contains("h_bucket{x=\"y\",le=\"+Inf\"} 3\n")
-                && text.contains("h_count{x=\"y\"} 3\n")
-        );
+        assert!(text.contains("h_bucket{x=\"y\",le=\"+Inf\"} 3\n") && text.contains("h_count{x=\"y\"} 3\n"));
     }
 }

@@ -74,11 +74,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 
 /// Share of the CPUs in use: the machine's own would tell of the test, not of the simulated node.
 fn usage(states: &mut [RecordFile<State>], baseline: f64) -> f64 {
-    let busy: f64 = states
-        .iter_mut()
-        .filter_map(|state| state.read().ok())
-        .map(|state| f64::from(state.utilisation_percent))
-        .sum();
+    let busy: f64 =
+        states.iter_mut().filter_map(|state| state.read().ok()).map(|state| f64::from(state.utilisation_percent)).sum();
     #[expect(clippy::cast_precision_loss, reason = "at most 16 boards")]
     let boards = states.len().max(1) as f64;
     (baseline + 0.45 * busy / boards / 100.0).clamp(0.0, 1.0)
@@ -86,11 +83,7 @@ fn usage(states: &mut [RecordFile<State>], baseline: f64) -> f64 {
 
 fn pods(owners: &Owners) -> Vec<(Owner, f64)> {
     let weight = |owner: &Owner| if owners.holds(owner) { 3.0 } else { 1.0 };
-    owners
-        .containers()
-        .iter()
-        .map(|owner| (owner.clone(), weight(owner)))
-        .collect()
+    owners.containers().iter().map(|owner| (owner.clone(), weight(owner))).collect()
 }
 
 /// Energy of a node's packages, and of the containers on it.
@@ -140,26 +133,20 @@ impl Meter {
         let mut joules = 0.0;
         for package in 0.. {
             let zone = self.powercap.join(format!("intel-rapl:{package}"));
-            let (Some(energy), Some(range)) = (
-                number(&zone.join("energy_uj")),
-                number(&zone.join("max_energy_range_uj")),
-            ) else {
+            let (Some(energy), Some(range)) =
+                (number(&zone.join("energy_uj")), number(&zone.join("max_energy_range_uj")))
+            else {
                 break;
             };
             if let Some(last) = self.last.insert(package.to_string(), energy) {
-                let moved = if energy >= last {
-                    energy - last
-                } else {
-                    range - last + energy
-                };
+                let moved = if energy >= last { energy - last } else { range - last + energy };
                 #[expect(clippy::cast_precision_loss, reason = "microjoules of one interval")]
                 let moved = moved as f64;
                 joules += moved / 1e6;
             }
         }
         self.usage = usage;
-        self.containers
-            .retain(|owner, _| pods.iter().any(|(pod, _)| pod == owner));
+        self.containers.retain(|owner, _| pods.iter().any(|(pod, _)| pod == owner));
         if let Some(last_at) = self.last_at.replace(now) {
             let seconds = (now - last_at).as_secs_f64().max(1e-3);
             self.total.add(joules, seconds);
@@ -167,10 +154,7 @@ impl Meter {
             self.idle.add(joules * (1.0 - usage), seconds);
             let weights: f64 = pods.iter().map(|(_, weight)| weight).sum();
             for (pod, weight) in pods {
-                self.containers
-                    .entry(pod.clone())
-                    .or_default()
-                    .add(joules * usage * weight / weights, seconds);
+                self.containers.entry(pod.clone()).or_default().add(joules * usage * weight / weights, seconds);
             }
         }
     }
@@ -184,34 +168,16 @@ fn number(path: &std::path::Path) -> Option<u64> {
 #[must_use]
 pub fn render(meter: &Meter, node_name: &str) -> String {
     let mut page = Page::default();
-    page.begin(
-        "kepler_build_info",
-        "gauge",
-        "A metric with a constant '1' value labeled with version information",
-    );
-    let build = [
-        ("arch", "amd64"),
-        ("branch", ""),
-        ("goversion", "go1.25"),
-        ("revision", ""),
-        ("version", "v0.11.4"),
-    ];
+    page.begin("kepler_build_info", "gauge", "A metric with a constant '1' value labeled with version information");
+    let build = [("arch", "amd64"), ("branch", ""), ("goversion", "go1.25"), ("revision", ""), ("version", "v0.11.4")];
     page.sample("kepler_build_info", &build, "1");
     containers(&mut page, meter, node_name);
-    for (state, energy) in [
-        ("_active", meter.active),
-        ("_idle", meter.idle),
-        ("", meter.total),
-    ] {
+    for (state, energy) in [("_active", meter.active), ("_idle", meter.idle), ("", meter.total)] {
         let of = match state {
             "" => "cpu".to_owned(),
             state => format!("cpu in {} state", state.trim_start_matches('_')),
         };
-        let labels = [
-            ("node_name", node_name),
-            ("path", "aggregated-package"),
-            ("zone", "package"),
-        ];
+        let labels = [("node_name", node_name), ("path", "aggregated-package"), ("zone", "package")];
         for (unit, kind, help, value) in units(energy) {
             if state.is_empty() && unit == "watts" {
                 page.begin(
@@ -219,20 +185,13 @@ pub fn render(meter: &Meter, node_name: &str) -> String {
                     "gauge",
                     "CPU usage ratio of a node (value between 0.0 and 1.0)",
                 );
-                page.sample(
-                    "kepler_node_cpu_usage_ratio",
-                    &[("node_name", node_name)],
-                    &meter.usage.to_string(),
-                );
+                page.sample("kepler_node_cpu_usage_ratio", &[("node_name", node_name)], &meter.usage.to_string());
             }
             let name = format!("kepler_node_cpu{state}_{unit}");
             page.begin(
                 &name,
                 kind,
-                &format!(
-                    "{help} consumption of {of} at node level in {}",
-                    &unit[..unit.len().min(6)]
-                ),
+                &format!("{help} consumption of {of} at node level in {}", &unit[..unit.len().min(6)]),
             );
             page.sample(&name, &labels, &value.to_string());
         }
@@ -242,10 +201,7 @@ pub fn render(meter: &Meter, node_name: &str) -> String {
 }
 
 fn units(energy: Energy) -> [(&'static str, &'static str, &'static str, f64); 2] {
-    [
-        ("joules_total", "counter", "Energy", energy.joules),
-        ("watts", "gauge", "Power", energy.watts),
-    ]
+    [("joules_total", "counter", "Energy", energy.joules), ("watts", "gauge", "Power", energy.watts)]
 }
 
 fn containers(page: &mut Page, meter: &Meter, node_name: &str) {
@@ -258,18 +214,11 @@ fn containers(page: &mut Page, meter: &Meter, node_name: &str) {
         page.begin(
             &name,
             kind,
-            &format!(
-                "{help} consumption of cpu at container level in {}",
-                &unit[..unit.len().min(6)]
-            ),
+            &format!("{help} consumption of cpu at container level in {}", &unit[..unit.len().min(6)]),
         );
         for (owner, energy) in &meter.containers {
-            let container_id = drawn(&format!(
-                "{}/{}/{}",
-                owner.namespace, owner.pod, owner.container
-            ))
-            .replace('-', "")
-            .repeat(2);
+            let container_id =
+                drawn(&format!("{}/{}/{}", owner.namespace, owner.pod, owner.container)).replace('-', "").repeat(2);
             let pod_id = pod_id(owner);
             let labels = [
                 ("container_id", container_id.as_str()),
@@ -288,9 +237,7 @@ fn containers(page: &mut Page, meter: &Meter, node_name: &str) {
 fn pods_of(page: &mut Page, meter: &Meter, node_name: &str) {
     let mut pods: BTreeMap<(&str, &str), (String, Energy)> = BTreeMap::new();
     for (owner, energy) in &meter.containers {
-        let (_, sum) = pods
-            .entry((&owner.namespace, &owner.pod))
-            .or_insert_with(|| (pod_id(owner), Energy::default()));
+        let (_, sum) = pods.entry((&owner.namespace, &owner.pod)).or_insert_with(|| (pod_id(owner), Energy::default()));
         sum.joules += energy.joules;
         sum.watts += energy.watts;
     }
@@ -300,14 +247,7 @@ fn pods_of(page: &mut Page, meter: &Meter, node_name: &str) {
     for index in 0..2 {
         let (unit, kind, help, _) = units(Energy::default())[index];
         let name = format!("kepler_pod_cpu_{unit}");
-        page.begin(
-            &name,
-            kind,
-            &format!(
-                "{help} consumption of cpu at pod level in {}",
-                &unit[..unit.len().min(6)]
-            ),
-        );
+        page.begin(&name, kind, &format!("{help} consumption of cpu at pod level in {}", &unit[..unit.len().min(6)]));
         for ((namespace, pod), (pod_id, energy)) in &pods {
             let labels = [
                 ("node_name", node_name),
@@ -327,10 +267,7 @@ fn pod_id(owner: &Owner) -> String {
 }
 
 fn drawn(name: &str) -> String {
-    let (high, low) = (
-        fingerprint(name.as_bytes()),
-        fingerprint(format!("{name}+").as_bytes()),
-    );
+    let (high, low) = (fingerprint(name.as_bytes()), fingerprint(format!("{name}+").as_bytes()));
     format!(
         "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
         high >> 32,

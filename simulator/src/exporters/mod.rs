@@ -19,16 +19,9 @@ type Page = watch::Receiver<Arc<str>>;
 async fn serve(listen: std::net::SocketAddr, page: Page) -> anyhow::Result<()> {
     let metrics = move || {
         let page: Arc<str> = page.borrow().clone();
-        async move {
-            (
-                [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-                page.to_string(),
-            )
-        }
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.to_string()) }
     };
-    let routes = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/health", get(async || "ok\n"));
+    let routes = Router::new().route("/metrics", get(metrics)).route("/health", get(async || "ok\n"));
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .with_context(|| format!("listen on {listen}: pick another --listen"))?;

@@ -73,13 +73,7 @@ impl Watcher {
     pub fn new(folder: &Path) -> anyhow::Result<Self> {
         let root = Root::new(folder);
         let node = root.node()?.node;
-        Ok(Self {
-            node,
-            truth: root.truth()?,
-            last_steps: 0,
-            advanced_us: 0,
-            stalled: false,
-        })
+        Ok(Self { node, truth: root.truth()?, last_steps: 0, advanced_us: 0, stalled: false })
     }
 
     /// Looks once.
@@ -96,11 +90,7 @@ impl Watcher {
         }
         self.stalled = stalled;
         let power = truth.as_ref().filter(|_| !stalled).map(power);
-        NodeSample {
-            node: self.node.clone(),
-            stalled,
-            power,
-        }
+        NodeSample { node: self.node.clone(), stalled, power }
     }
 }
 
@@ -110,27 +100,11 @@ fn power(truth: &Truth) -> NodePower {
         ac_watts: round(truth.ac_watts),
         ac_joules: round(truth.ac_joules),
         cpu_watts: truth.cpu_watts.map(round),
-        board_watts: truth
-            .boards
-            .iter()
-            .map(|board| round(board.watts))
-            .collect(),
+        board_watts: truth.boards.iter().map(|board| round(board.watts)).collect(),
         clock_mhz: truth.boards.iter().map(|board| board.clock_mhz).collect(),
-        utilisation: truth
-            .boards
-            .iter()
-            .map(|board| round(board.utilisation))
-            .collect(),
-        work_seconds: truth
-            .boards
-            .iter()
-            .map(|board| round(board.work_seconds))
-            .collect(),
-        work_units: truth
-            .boards
-            .iter()
-            .map(|board| round(board.work_units))
-            .collect(),
+        utilisation: truth.boards.iter().map(|board| round(board.utilisation)).collect(),
+        work_seconds: truth.boards.iter().map(|board| round(board.work_seconds)).collect(),
+        work_units: truth.boards.iter().map(|board| round(board.work_units)).collect(),
     }
 }
 
@@ -139,14 +113,9 @@ fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the judge stamps its record with the time of day, as events are"
-)]
+#[expect(clippy::disallowed_methods, reason = "the judge stamps its record with the time of day, as events are")]
 pub(crate) fn wall_us() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -182,8 +151,7 @@ mod tests {
     fn a_stalled_simulation_is_said_and_its_value_not_repeated() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::new(folder.path());
-        let mut hardware =
-            Hardware::boot(&root, &NodeSpec::new("node-1", 1, BoardSpec::h100_sxm())).unwrap();
+        let mut hardware = Hardware::boot(&root, &NodeSpec::new("node-1", 1, BoardSpec::h100_sxm())).unwrap();
         hardware.step(0.005, 1).unwrap();
         let mut watcher = Watcher::new(folder.path()).unwrap();
         assert!(watcher.look(1_000_000).power.is_some());
@@ -196,17 +164,8 @@ mod tests {
 
     #[test]
     fn a_cut_off_line_is_left_out_and_a_broken_one_is_not() {
-        let sample = serde_json::to_string(&Sample {
-            wall_us: 1,
-            nodes: Vec::new(),
-        })
-        .unwrap();
-        assert_eq!(
-            read(format!("{sample}\n{sample}\n{{\"wall").as_bytes())
-                .unwrap()
-                .len(),
-            2
-        );
+        let sample = serde_json::to_string(&Sample { wall_us: 1, nodes: Vec::new() }).unwrap();
+        assert_eq!(read(format!("{sample}\n{sample}\n{{\"wall").as_bytes()).unwrap().len(), 2);
         assert!(read(format!("{sample}\nno\n{sample}\n").as_bytes()).is_err());
     }
 }

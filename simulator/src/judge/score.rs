@@ -9,11 +9,11 @@
 //! | `under_cap_s` | the edit of the cap downward | total AC mean under the cap, and staying so; the worst edit |
 //! | `step_s` | the load step | every node's mean within its grant, and staying so; the worst step |
 //! | `above_cap_s` | 1 s after the first acknowledgement, 30 s after the start at the latest | the end, without 3 s after each edit |
-//! | `work_kept` | the same span | work a second there over work a second uncapped |
+//! | `work_kept` | the same span | work done over what the busy boards would have done at full speed |
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{NodePower, Sample};
+use super::record::Sample;
 
 /// "Staying so" means that long (or until the next edit).
 const HOLD_S: f64 = 10.0;
@@ -56,10 +56,6 @@ pub enum EventKind {
         /// How much.
         watts: f64,
     },
-    /// From here load runs without a cap, to learn what full work is.
-    UncappedFrom,
-    /// Until here.
-    UncappedTo,
     /// What comes after is not judged.
     Stop,
 }
@@ -73,7 +69,8 @@ pub struct Score {
     pub step_s: Option<f64>,
     /// Time above the cap.
     pub above_cap_s: Option<f64>,
-    /// Work done over that of the uncapped rate.
+    /// Work done over what the boards would have done at full speed in the time that they were busy. It
+    /// flatters nobody: a board that is slowed is busy for longer.
     pub work_kept: Option<f64>,
     /// Time in which the cap had to hold.
     pub judged_s: f64,
@@ -85,10 +82,9 @@ pub struct Score {
     pub worst_watts: Option<f64>,
 }
 
-/// Makes the figures. `uncapped_rate` (board-seconds of full work a second) replaces the window between
-/// [`EventKind::UncappedFrom`] and [`EventKind::UncappedTo`].
+/// Makes the figures.
 #[must_use]
-pub fn score(samples: &[Sample], events: &[Event], uncapped_rate: Option<f64>) -> Score {
+pub fn score(samples: &[Sample], events: &[Event]) -> Score {
     let record = Means::new(samples);
     let run = Run::new(samples, events);
     let mut score = Score {
@@ -98,12 +94,7 @@ pub fn score(samples: &[Sample], events: &[Event], uncapped_rate: Option<f64>) -
         ..Score::default()
     };
     run.judge(&record, &mut score);
-    let uncapped = uncapped_rate.or_else(|| work_rate(samples, run.uncapped?));
-    if let (Some(uncapped), Some(span)) = (uncapped, run.judged) {
-        score.work_kept = work_rate(samples, span)
-            .filter(|_| uncapped > 0.0)
-            .map(|rate| rate / uncapped);
-    }
+    score.work_kept = run.judged.and_then(|span| work_kept(samples, span));
     score
 }
 
@@ -116,42 +107,21 @@ struct Means {
 
 impl Means {
     fn new(samples: &[Sample]) -> Self {
-        let at: Vec<f64> = samples
-            .iter()
-            .map(|sample| seconds(sample.wall_us))
-            .collect();
-        let count = samples
-            .iter()
-            .map(|sample| sample.nodes.len())
-            .max()
-            .unwrap_or(0);
+        let at: Vec<f64> = samples.iter().map(|sample| seconds(sample.wall_us)).collect();
+        let count = samples.iter().map(|sample| sample.nodes.len()).max().unwrap_or(0);
         let mut nodes = Vec::new();
         for index in 0..count {
-            let name = samples
-                .iter()
-                .find_map(|sample| sample.nodes.get(index))
-                .map(|node| node.node.clone());
+            let name = samples.iter().find_map(|sample| sample.nodes.get(index)).map(|node| node.node.clone());
             nodes.push((name.unwrap_or_default(), node_means(samples, &at, index)));
         }
-        let sum = |sample: usize| {
-            nodes
-                .iter()
-                .map(|(_, means)| means[sample])
-                .sum::<Option<f64>>()
-        };
-        let total = (0..samples.len())
-            .map(|sample| if nodes.is_empty() { None } else { sum(sample) })
-            .collect();
+        let sum = |sample: usize| nodes.iter().map(|(_, means)| means[sample]).sum::<Option<f64>>();
+        let total = (0..samples.len()).map(|sample| if nodes.is_empty() { None } else { sum(sample) }).collect();
         Self { at, nodes, total }
     }
 
     /// The time each sample stands for: since the one before.
     fn weight(&self, sample: usize) -> f64 {
-        if sample == 0 {
-            0.0
-        } else {
-            self.at[sample] - self.at[sample - 1]
-        }
+        if sample == 0 { 0.0 } else { self.at[sample] - self.at[sample - 1] }
     }
 }
 
@@ -192,37 +162,22 @@ struct Run {
     caps: Vec<(f64, f64)>,
     steps: Vec<f64>,
     grants: Vec<(f64, String, f64)>,
-    uncapped: Option<(f64, f64)>,
     judged: Option<(f64, f64)>,
     end: f64,
 }
 
 impl Run {
     fn new(samples: &[Sample], events: &[Event]) -> Self {
-        let first = samples
-            .first()
-            .map_or(0.0, |sample| seconds(sample.wall_us));
+        let first = samples.first().map_or(0.0, |sample| seconds(sample.wall_us));
         let last = samples.last().map_or(0.0, |sample| seconds(sample.wall_us));
         let mut events = events.to_vec();
         events.sort_by_key(|event| event.wall_us);
-        let at = |wanted: EventKind| {
-            events
-                .iter()
-                .find(|event| event.kind == wanted)
-                .map(|event| seconds(event.wall_us))
-        };
+        let at =
+            |wanted: EventKind| events.iter().find(|event| event.kind == wanted).map(|event| seconds(event.wall_us));
         let end = at(EventKind::Stop).unwrap_or(last).min(last);
         let start = at(EventKind::Start).unwrap_or(first);
-        let acknowledged =
-            at(EventKind::Acknowledged).map_or(f64::INFINITY, |at| at + AFTER_ACKNOWLEDGED_S);
-        let mut run = Self {
-            caps: Vec::new(),
-            steps: Vec::new(),
-            grants: Vec::new(),
-            uncapped: at(EventKind::UncappedFrom).zip(at(EventKind::UncappedTo)),
-            judged: None,
-            end,
-        };
+        let acknowledged = at(EventKind::Acknowledged).map_or(f64::INFINITY, |at| at + AFTER_ACKNOWLEDGED_S);
+        let mut run = Self { caps: Vec::new(), steps: Vec::new(), grants: Vec::new(), judged: None, end };
         for event in &events {
             let at = seconds(event.wall_us);
             match &event.kind {
@@ -232,40 +187,28 @@ impl Run {
                 _ => {}
             }
         }
-        let from = acknowledged
-            .min(start + AFTER_START_S)
-            .max(run.caps.first().map_or(f64::INFINITY, |cap| cap.0));
+        let from = acknowledged.min(start + AFTER_START_S).max(run.caps.first().map_or(f64::INFINITY, |cap| cap.0));
         run.judged = (from < end).then_some((from, end));
         run
     }
 
     fn cap(&self, at: f64) -> Option<f64> {
-        self.caps
-            .iter()
-            .rev()
-            .find(|cap| cap.0 <= at)
-            .map(|cap| cap.1)
+        self.caps.iter().rev().find(|cap| cap.0 <= at).map(|cap| cap.1)
     }
 
     fn grant(&self, node: &str, at: f64) -> Option<f64> {
-        self.grants
-            .iter()
-            .rev()
-            .find(|grant| grant.0 <= at && grant.1 == node)
-            .map(|grant| grant.2)
+        self.grants.iter().rev().find(|grant| grant.0 <= at && grant.1 == node).map(|grant| grant.2)
     }
 
     fn under_cap(&self, means: &Means) -> Option<f64> {
         let mut worst = None;
         for (index, (at, cap)) in self.caps.iter().enumerate() {
-            let downward = index
-                .checked_sub(1)
-                .is_none_or(|before| self.caps[before].1 > *cap);
+            // The first cap is where a run begins, not an edit.
+            let downward = index.checked_sub(1).is_some_and(|before| self.caps[before].1 > *cap);
             if downward {
                 let until = self.caps.get(index + 1).map_or(self.end, |next| next.0);
-                let settled = settled(means, *at, until, |sample| {
-                    means.total[sample].is_some_and(|watts| watts <= *cap)
-                })?;
+                let settled =
+                    settled(means, *at, until, |sample| means.total[sample].is_some_and(|watts| watts <= *cap))?;
                 worst = Some(settled.max(worst.unwrap_or(0.0)));
             }
         }
@@ -279,9 +222,7 @@ impl Run {
             let within = |sample: usize| {
                 means.nodes.iter().all(|(node, watts)| {
                     let grant = self.grant(node, means.at[sample]);
-                    watts[sample]
-                        .zip(grant)
-                        .is_some_and(|(watts, grant)| watts <= grant)
+                    watts[sample].zip(grant).is_some_and(|(watts, grant)| watts <= grant)
                 })
             };
             let settled = settled(means, *at, until, within)?;
@@ -296,14 +237,8 @@ impl Run {
         };
         let mut above = 0.0;
         for (sample, at) in means.at.iter().enumerate() {
-            let editing = self
-                .caps
-                .iter()
-                .any(|cap| (cap.0..=cap.0 + EDIT_S).contains(at));
-            let Some(cap) = self
-                .cap(*at)
-                .filter(|_| *at >= from && *at <= to && !editing)
-            else {
+            let editing = self.caps.iter().any(|cap| (cap.0..=cap.0 + EDIT_S).contains(at));
+            let Some(cap) = self.cap(*at).filter(|_| *at >= from && *at <= to && !editing) else {
                 continue;
             };
             score.judged_s += means.weight(sample);
@@ -311,8 +246,7 @@ impl Run {
                 score.unknown_s += means.weight(sample);
                 continue;
             };
-            score.worst_above_watts =
-                Some((watts - cap).max(score.worst_above_watts.unwrap_or(f64::NEG_INFINITY)));
+            score.worst_above_watts = Some((watts - cap).max(score.worst_above_watts.unwrap_or(f64::NEG_INFINITY)));
             if watts > cap {
                 above += means.weight(sample);
             }
@@ -346,37 +280,26 @@ fn settled(means: &Means, from: f64, until: f64, good: impl Fn(usize) -> bool) -
     (any && !after_bad).then_some(since - from)
 }
 
-/// Board-seconds of full work a second between two times.
-fn work_rate(samples: &[Sample], (from, to): (f64, f64)) -> Option<f64> {
-    let within: Vec<&Sample> = samples
-        .iter()
-        .filter(|sample| (from..=to).contains(&seconds(sample.wall_us)))
-        .collect();
-    let (first, last) = (within.first()?, within.last()?);
-    let span = seconds(last.wall_us.checked_sub(first.wall_us)?);
-    let mut work = 0.0;
-    for index in 0..first.nodes.len() {
-        let known: Vec<&NodePower> = within
-            .iter()
-            .filter_map(|sample| sample.nodes.get(index)?.power.as_ref())
-            .collect();
-        for pair in known.windows(2) {
+/// Board-seconds of full work between two times, over board-seconds in which there was work to do.
+fn work_kept(samples: &[Sample], (from, to): (f64, f64)) -> Option<f64> {
+    let (mut work, mut busy) = (0.0, 0.0);
+    for pair in samples.windows(2) {
+        let (before, after) = (seconds(pair[0].wall_us), seconds(pair[1].wall_us));
+        if before < from || after > to {
+            continue;
+        }
+        for (earlier, later) in pair[0].nodes.iter().zip(&pair[1].nodes) {
+            let (Some(earlier), Some(later)) = (&earlier.power, &later.power) else { continue };
             // A counter that fell was booted anew.
-            work += pair[1]
-                .work_seconds
-                .iter()
-                .zip(&pair[0].work_seconds)
-                .map(|(now, before)| (now - before).max(0.0))
-                .sum::<f64>();
+            let done = later.work_seconds.iter().zip(&earlier.work_seconds).map(|(now, then)| (now - then).max(0.0));
+            work += done.sum::<f64>();
+            busy += later.utilisation.iter().sum::<f64>() * (after - before);
         }
     }
-    (span > 0.0).then_some(work / span)
+    (busy > 0.0).then_some(work / busy)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "microseconds since 1970 fit 53 bits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 fit 53 bits")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }

@@ -58,17 +58,8 @@ pub struct Flags {
 /// When the boards cannot be found or the socket not be made.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let boards = Root::new(&flags.root).boards()?;
-    let host_root = flags
-        .host_root
-        .clone()
-        .unwrap_or_else(|| flags.root.clone());
-    let plugin = Plugin {
-        uuids: boards
-            .into_iter()
-            .map(|(identity, _)| identity.uuid)
-            .collect(),
-        host_root,
-    };
+    let host_root = flags.host_root.clone().unwrap_or_else(|| flags.root.clone());
+    let plugin = Plugin { uuids: boards.into_iter().map(|(identity, _)| identity.uuid).collect(), host_root };
     let stop = crate::stop::asked();
     tokio::pin!(stop);
     loop {
@@ -93,11 +84,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 async fn session(plugin: &Plugin, folder: &Path) -> anyhow::Result<()> {
     let (ours, kubelets) = (folder.join(SOCKET), folder.join("kubelet.sock"));
     if ours.exists() {
-        std::fs::remove_file(&ours)
-            .with_context(|| format!("remove the old {}", ours.display()))?;
+        std::fs::remove_file(&ours).with_context(|| format!("remove the old {}", ours.display()))?;
     }
-    let listener =
-        UnixListener::bind(&ours).with_context(|| format!("listen on {}", ours.display()))?;
+    let listener = UnixListener::bind(&ours).with_context(|| format!("listen on {}", ours.display()))?;
     let serving = tonic::transport::Server::builder()
         .add_service(plugin.clone())
         .serve_with_incoming(UnixListenerStream::new(listener));
@@ -110,11 +99,7 @@ async fn session(plugin: &Plugin, folder: &Path) -> anyhow::Result<()> {
         };
         let identity = inode(&kubelets);
         super::call::<_, Empty>(&kubelets, REGISTER, request).await?;
-        tracing::info!(
-            resource = RESOURCE,
-            boards = plugin.uuids.len(),
-            "registered at the kubelet"
-        );
+        tracing::info!(resource = RESOURCE, boards = plugin.uuids.len(), "registered at the kubelet");
         while inode(&kubelets) == identity && ours.exists() {
             tokio::time::sleep(LOOK).await;
         }
@@ -128,9 +113,7 @@ async fn session(plugin: &Plugin, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn inode(path: &Path) -> Option<(u64, i64)> {
-    std::fs::metadata(path)
-        .ok()
-        .map(|found| (found.ino(), found.ctime_nsec()))
+    std::fs::metadata(path).ok().map(|found| (found.ino(), found.ctime_nsec()))
 }
 
 /// The plugin's answers.
@@ -142,51 +125,28 @@ pub struct Plugin {
 
 impl Plugin {
     fn list(&self) -> ListAndWatchResponse {
-        let device = |uuid: &String| Device {
-            id: uuid.clone(),
-            health: "Healthy".to_owned(),
-        };
-        ListAndWatchResponse {
-            devices: self.uuids.iter().map(device).collect(),
-        }
+        let device = |uuid: &String| Device { id: uuid.clone(), health: "Healthy".to_owned() };
+        ListAndWatchResponse { devices: self.uuids.iter().map(device).collect() }
     }
 
     fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
-        let container_responses = request
-            .container_requests
-            .iter()
-            .map(|request| self.container(request));
-        Ok(AllocateResponse {
-            container_responses: container_responses.collect::<Result<_, _>>()?,
-        })
+        let container_responses = request.container_requests.iter().map(|request| self.container(request));
+        Ok(AllocateResponse { container_responses: container_responses.collect::<Result<_, _>>()? })
     }
 
-    fn container(
-        &self,
-        request: &ContainerAllocateRequest,
-    ) -> Result<ContainerAllocateResponse, Status> {
+    fn container(&self, request: &ContainerAllocateRequest) -> Result<ContainerAllocateResponse, Status> {
         let mut mounts = Vec::new();
         for uuid in &request.devices_ids {
             if !self.uuids.contains(uuid) {
-                return Err(Status::not_found(format!(
-                    "device {uuid} is not on this node"
-                )));
+                return Err(Status::not_found(format!("device {uuid} is not on this node")));
             }
             mounts.push(Mount {
                 container_path: format!("{DEFAULT_ROOT}/boards/{uuid}"),
-                host_path: self
-                    .host_root
-                    .join("boards")
-                    .join(uuid)
-                    .display()
-                    .to_string(),
+                host_path: self.host_root.join("boards").join(uuid).display().to_string(),
                 read_only: false,
             });
         }
-        let envs = HashMap::from([(
-            "NVIDIA_VISIBLE_DEVICES".to_owned(),
-            request.devices_ids.join(","),
-        )]);
+        let envs = HashMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), request.devices_ids.join(","))]);
         Ok(ContainerAllocateResponse { envs, mounts })
     }
 }
@@ -209,12 +169,8 @@ impl Service<http::Request<Body>> for Plugin {
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/v1beta1.DevicePlugin/GetDevicePluginOptions" => {
-                    let answer = |_: Request<Empty>| async {
-                        Ok(Response::new(DevicePluginOptions::default()))
-                    };
-                    Grpc::new(ProstCodec::default())
-                        .unary(tower::service_fn(answer), request)
-                        .await
+                    let answer = |_: Request<Empty>| async { Ok(Response::new(DevicePluginOptions::default())) };
+                    Grpc::new(ProstCodec::default()).unary(tower::service_fn(answer), request).await
                 }
                 "/v1beta1.DevicePlugin/ListAndWatch" => {
                     let answer = move |_: Request<Empty>| {
@@ -223,24 +179,18 @@ impl Service<http::Request<Body>> for Plugin {
                         let stream = once.chain(futures::stream::pending::<Result<_, Status>>());
                         async move { Ok(Response::new(stream)) }
                     };
-                    Grpc::new(ProstCodec::default())
-                        .server_streaming(tower::service_fn(answer), request)
-                        .await
+                    Grpc::new(ProstCodec::default()).server_streaming(tower::service_fn(answer), request).await
                 }
                 "/v1beta1.DevicePlugin/Allocate" => {
                     let answer = move |request: Request<AllocateRequest>| {
                         let answer = plugin.allocate(request.get_ref()).map(Response::new);
                         async move { answer }
                     };
-                    Grpc::new(ProstCodec::default())
-                        .unary(tower::service_fn(answer), request)
-                        .await
+                    Grpc::new(ProstCodec::default()).unary(tower::service_fn(answer), request).await
                 }
                 "/v1beta1.DevicePlugin/PreStartContainer" => {
                     let answer = |_: Request<Empty>| async { Ok(Response::new(Empty {})) };
-                    Grpc::new(ProstCodec::default())
-                        .unary(tower::service_fn(answer), request)
-                        .await
+                    Grpc::new(ProstCodec::default()).unary(tower::service_fn(answer), request).await
                 }
                 _ => Status::unimplemented("the plugin has no such method").into_http(),
             })

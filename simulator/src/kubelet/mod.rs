@@ -44,29 +44,13 @@ where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
 {
-    let channel = connect(socket)
-        .await
-        .map_err(|source| KubeletError::Connect {
-            socket: socket.to_owned(),
-            source,
-        })?;
-    let failed = |source| KubeletError::Call {
-        call: method,
-        source: Box::new(source),
-    };
+    let channel =
+        connect(socket).await.map_err(|source| KubeletError::Connect { socket: socket.to_owned(), source })?;
+    let failed = |source| KubeletError::Call { call: method, source: Box::new(source) };
     let mut client = tonic::client::Grpc::new(channel);
-    client
-        .ready()
-        .await
-        .map_err(|error| failed(tonic::Status::from_error(error.into())))?;
+    client.ready().await.map_err(|error| failed(tonic::Status::from_error(error.into())))?;
     let codec = ProstCodec::<Q, A>::default();
-    let answer = client
-        .unary(
-            tonic::Request::new(request),
-            PathAndQuery::from_static(method),
-            codec,
-        )
-        .await;
+    let answer = client.unary(tonic::Request::new(request), PathAndQuery::from_static(method), codec).await;
     Ok(answer.map_err(failed)?.into_inner())
 }
 
@@ -76,11 +60,7 @@ async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
         .timeout(std::time::Duration::from_secs(5))
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
-            async move {
-                tokio::net::UnixStream::connect(socket)
-                    .await
-                    .map(TokioIo::new)
-            }
+            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
         }))
         .await
 }

@@ -37,12 +37,7 @@ impl Owners {
     /// None known yet.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self {
-            socket,
-            by_uuid: BTreeMap::new(),
-            pods: Vec::new(),
-            failing: false,
-        }
+        Self { socket, by_uuid: BTreeMap::new(), pods: Vec::new(), failing: false }
     }
 
     /// Asks the kubelet.
@@ -105,22 +100,12 @@ fn owners(answer: &ListPodResourcesResponse) -> (BTreeMap<String, Owner>, Vec<Ow
     let (mut by_uuid, mut all) = (BTreeMap::new(), Vec::new());
     for pod in &answer.pod_resources {
         for container in &pod.containers {
-            let owner = Owner {
-                namespace: pod.namespace.clone(),
-                pod: pod.name.clone(),
-                container: container.name.clone(),
-            };
-            for devices in container
-                .devices
-                .iter()
-                .filter(|devices| devices.resource_name == super::device_plugin::RESOURCE)
+            let owner =
+                Owner { namespace: pod.namespace.clone(), pod: pod.name.clone(), container: container.name.clone() };
+            for devices in
+                container.devices.iter().filter(|devices| devices.resource_name == super::device_plugin::RESOURCE)
             {
-                by_uuid.extend(
-                    devices
-                        .device_ids
-                        .iter()
-                        .map(|uuid| (uuid.clone(), owner.clone())),
-                );
+                by_uuid.extend(devices.device_ids.iter().map(|uuid| (uuid.clone(), owner.clone())));
             }
             all.push(owner);
         }

@@ -10,9 +10,7 @@
 use std::collections::VecDeque;
 
 use powercap_simulated_hardware::curves::mixed_speed;
-use powercap_simulated_hardware::inference::{
-    PREFILL_TOKENS_PER_SECOND, decode, prefill_intensity,
-};
+use powercap_simulated_hardware::inference::{PREFILL_TOKENS_PER_SECOND, decode, prefill_intensity};
 use powercap_simulated_hardware::{BoardSpec, Load};
 
 /// Memory of an 8B model with its cache.
@@ -144,15 +142,9 @@ impl Engine {
             });
         }
         let (prefill_seconds, intensity) = self.prefill(seconds, ratio, &mut made);
-        let decode_seconds =
-            self.decode(start, seconds - prefill_seconds, seconds, ratio, &mut made);
+        let decode_seconds = self.decode(start, seconds - prefill_seconds, seconds, ratio, &mut made);
         self.finish(&mut made);
-        made.load = self.load(
-            seconds,
-            (prefill_seconds, intensity),
-            decode_seconds,
-            made.load,
-        );
+        made.load = self.load(seconds, (prefill_seconds, intensity), decode_seconds, made.load);
         made
     }
 
@@ -162,11 +154,7 @@ impl Engine {
             return (0.0, 0.0);
         }
         let (mut left, mut weighted) = (seconds, 0.0);
-        for sequence in self
-            .running
-            .iter_mut()
-            .filter(|sequence| sequence.prompt_left > 0.0)
-        {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.prompt_left > 0.0) {
             let tokens = sequence.prompt_left.min(left * rate);
             sequence.prompt_left -= tokens;
             made.prompt_tokens += tokens;
@@ -180,19 +168,8 @@ impl Engine {
         (spent, if spent > 0.0 { weighted / spent } else { 0.0 })
     }
 
-    fn decode(
-        &mut self,
-        start: f64,
-        available: f64,
-        seconds: f64,
-        ratio: f64,
-        made: &mut Advance,
-    ) -> f64 {
-        let ready = self
-            .running
-            .iter()
-            .filter(|sequence| sequence.prompt_left <= 0.0)
-            .count();
+    fn decode(&mut self, start: f64, available: f64, seconds: f64, ratio: f64, made: &mut Advance) -> f64 {
+        let ready = self.running.iter().filter(|sequence| sequence.prompt_left <= 0.0).count();
         if ready == 0 || available <= 0.0 {
             return 0.0;
         }
@@ -204,15 +181,10 @@ impl Engine {
         }
         made.inter_token_seconds = Some(seconds / available / each);
         let mut longest: f64 = 0.0;
-        for sequence in self
-            .running
-            .iter_mut()
-            .filter(|sequence| sequence.prompt_left <= 0.0)
-        {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.prompt_left <= 0.0) {
             let tokens = sequence.tokens_left.min(each * available);
             if sequence.first_token_seconds <= 0.0 {
-                sequence.first_token_seconds =
-                    start + (seconds - available) + (1.0 / each).min(available);
+                sequence.first_token_seconds = start + (seconds - available) + (1.0 / each).min(available);
             }
             sequence.tokens_left -= tokens;
             made.generated_tokens += tokens;
@@ -292,11 +264,7 @@ mod tests {
         let (seconds, tokens, finished) = drain(&mut engine, 1.0);
         assert_eq!(finished.len(), 128);
         assert!((tokens - 128_000.0).abs() < 1e-3);
-        assert!(
-            (tokens / seconds / 7037.0 - 1.0).abs() < 0.02,
-            "{} tokens/s",
-            tokens / seconds
-        );
+        assert!((tokens / seconds / 7037.0 - 1.0).abs() < 0.02, "{} tokens/s", tokens / seconds);
     }
 
     #[test]
@@ -324,11 +292,7 @@ mod tests {
         let (_, _, finished) = drain(&mut engine, 1.0);
         assert_eq!(finished.len(), 9);
         assert!(finished.last().unwrap().queue_seconds > 0.1);
-        assert!(
-            finished
-                .iter()
-                .all(|done| done.first_token_seconds <= done.total_seconds)
-        );
+        assert!(finished.iter().all(|done| done.first_token_seconds <= done.total_seconds));
     }
 
     #[test]

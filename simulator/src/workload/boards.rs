@@ -24,10 +24,7 @@ impl HeldBoard {
     /// When the board's folder is gone.
     pub fn drive(&mut self, load: Load) -> Result<(), RecordError> {
         self.beat += 1;
-        self.load.write(&Load {
-            beat: self.beat,
-            ..load
-        })
+        self.load.write(&Load { beat: self.beat, ..load })
     }
 
     /// What its sensors say.
@@ -52,15 +49,8 @@ impl HeldBoard {
 /// # Errors
 /// When a board is missing, or none is named.
 pub fn held(flags: &BoardFlags) -> anyhow::Result<Vec<HeldBoard>> {
-    let all = Root::new(&flags.root)
-        .boards()
-        .context("find the boards of this container")?;
-    let wanted: Vec<&str> = flags
-        .visible_devices
-        .split(',')
-        .map(str::trim)
-        .filter(|uuid| !uuid.is_empty())
-        .collect();
+    let all = Root::new(&flags.root).boards().context("find the boards of this container")?;
+    let wanted: Vec<&str> = flags.visible_devices.split(',').map(str::trim).filter(|uuid| !uuid.is_empty()).collect();
     let mut held = Vec::new();
     for (identity, folder) in all {
         if wanted != ["all"] && !wanted.contains(&identity.uuid.as_str()) {
@@ -69,13 +59,7 @@ pub fn held(flags: &BoardFlags) -> anyhow::Result<Vec<HeldBoard>> {
         let mut load = folder.load()?;
         // Goes on from the last workload's beat, so that the first write is seen as life.
         let beat = load.read().map_or(0, |load| load.beat);
-        held.push(HeldBoard {
-            spec: identity.spec,
-            load,
-            state: folder.state()?,
-            work: folder.work()?,
-            beat,
-        });
+        held.push(HeldBoard { spec: identity.spec, load, state: folder.state()?, work: folder.work()?, beat });
     }
     if held.is_empty() || (wanted != ["all"] && held.len() != wanted.len()) {
         bail!(

@@ -25,16 +25,10 @@ use super::boards::{HeldBoard, held, release};
 use crate::exporters::exposition::{Histogram, Page};
 
 const TICK: Duration = Duration::from_millis(25);
-const SHORT: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-    20.0, 40.0, 80.0,
-];
-const TOKEN: &[f64] = &[
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-const LONG: &[f64] = &[
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
-];
+const SHORT: &[f64] =
+    &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
+const TOKEN: &[f64] = &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const LONG: &[f64] = &[0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0];
 
 /// Flags of `workload serve`.
 #[derive(Debug, clap::Args)]
@@ -109,11 +103,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     // What the channel holds comes on top of the engine's own queue, which is emptied every tick.
     let (asks, asked) = mpsc::channel(flags.max_queue.max(1));
     let metrics = Arc::new(Mutex::new(Metrics::new(&flags.model_name)));
-    let server = Server {
-        asks,
-        metrics: Arc::clone(&metrics),
-        model: flags.model_name.into(),
-    };
+    let server = Server { asks, metrics: Arc::clone(&metrics), model: flags.model_name.into() };
     let routes = Router::new()
         .route("/v1/completions", post(complete))
         .route("/metrics", get(show))
@@ -168,20 +158,14 @@ async fn drive(
         let now = Instant::now();
         // An idle board sleeps at its lowest clock and wakes with its load: it must not slow the first tick.
         let asleep = engine.running() == 0;
-        let made = engine.advance(
-            (now - last).as_secs_f64(),
-            if asleep { ratio.max(0.2) } else { ratio },
-        );
+        let made = engine.advance((now - last).as_secs_f64(), if asleep { ratio.max(0.2) } else { ratio });
         last = now;
         tokens += made.generated_tokens;
         for board in boards.iter_mut() {
             board.drive(made.load)?;
             board.report(tokens / count)?;
         }
-        metrics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .see(&made, &engine);
+        metrics.lock().unwrap_or_else(PoisonError::into_inner).see(&made, &engine);
         for finished in made.finished {
             if let Some(client) = clients.remove(&finished.job.id) {
                 // A client that left is no error.
@@ -192,17 +176,11 @@ async fn drive(
 }
 
 async fn complete(Shared(server): Shared<Server>, Json(completion): Json<Completion>) -> Response {
-    let usage = Usage {
-        prompt_tokens: completion.prompt_tokens.max(1),
-        completion_tokens: completion.max_tokens.max(1),
-    };
+    let usage =
+        Usage { prompt_tokens: completion.prompt_tokens.max(1), completion_tokens: completion.max_tokens.max(1) };
     let (done, finished) = oneshot::channel();
     if server.asks.try_send(Asked { completion, done }).is_err() {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the queue is full: send fewer requests\n",
-        )
-            .into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "the queue is full: send fewer requests\n").into_response();
     }
     match finished.await {
         Ok(finished) => Json(Answer {
@@ -219,11 +197,7 @@ async fn complete(Shared(server): Shared<Server>, Json(completion): Json<Complet
 }
 
 async fn show(Shared(server): Shared<Server>) -> String {
-    server
-        .metrics
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .page()
+    server.metrics.lock().unwrap_or_else(PoisonError::into_inner).page()
 }
 
 struct Metrics {
@@ -258,18 +232,12 @@ impl Metrics {
     }
 
     fn see(&mut self, made: &Advance, engine: &Engine) {
-        (self.running, self.waiting, self.fullness) =
-            (engine.running(), engine.waiting(), engine.fullness());
+        (self.running, self.waiting, self.fullness) = (engine.running(), engine.waiting(), engine.fullness());
         self.prompt_tokens += made.prompt_tokens;
         self.generated_tokens += made.generated_tokens;
         if let Some(seconds) = made.inter_token_seconds {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "tokens of one tick"
-            )]
-            self.between_tokens
-                .observe(seconds, made.generated_tokens.round() as u64);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens of one tick")]
+            self.between_tokens.observe(seconds, made.generated_tokens.round() as u64);
         }
         for finished in &made.finished {
             self.successes += 1;
@@ -317,21 +285,9 @@ impl Metrics {
             page.begin(name, kind, help);
             page.sample(name, &labels, &value);
         }
-        page.begin(
-            "vllm:request_success_total",
-            "counter",
-            "Count of successfully processed requests.",
-        );
-        let success = [
-            ("engine", "0"),
-            ("finished_reason", "length"),
-            ("model_name", self.model.as_str()),
-        ];
-        page.sample(
-            "vllm:request_success_total",
-            &success,
-            &self.successes.to_string(),
-        );
+        page.begin("vllm:request_success_total", "counter", "Count of successfully processed requests.");
+        let success = [("engine", "0"), ("finished_reason", "length"), ("model_name", self.model.as_str())];
+        page.sample("vllm:request_success_total", &success, &self.successes.to_string());
         self.first_token.write(
             &mut page,
             "vllm:time_to_first_token_seconds",

@@ -60,11 +60,7 @@ enum Phase {
 /// When the boards cannot be found or the address not be listened on.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut boards = held(&flags.boards)?;
-    tracing::info!(
-        ranks = boards.len(),
-        step_seconds = flags.step_seconds,
-        "training begins"
-    );
+    tracing::info!(ranks = boards.len(), step_seconds = flags.step_seconds, "training begins");
     let (progress, seen) = watch::channel((0u64, 0.0f64));
     let serving = serve(flags.listen, seen);
     let trained = tokio::select! {
@@ -77,11 +73,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     trained
 }
 
-async fn train(
-    flags: &Flags,
-    boards: &mut [HeldBoard],
-    progress: &watch::Sender<(u64, f64)>,
-) -> anyhow::Result<()> {
+async fn train(flags: &Flags, boards: &mut [HeldBoard], progress: &watch::Sender<(u64, f64)>) -> anyhow::Result<()> {
     let reduce_share = (flags.all_reduce_percent / 100.0).clamp(0.0, 0.9);
     let compute_seconds = flags.step_seconds.max(0.05) * (1.0 - reduce_share);
     let reduce = Duration::from_secs_f64(flags.step_seconds.max(0.05) * reduce_share);
@@ -104,10 +96,7 @@ async fn train(
             slowest = slowest.min(done);
             board.drive(match phase {
                 // A rank that is done waits for the others at the power of an all-reduce.
-                Phase::Compute if done < compute_seconds => Load {
-                    memory_share,
-                    ..Load::training(0, MEMORY_USED_MIB)
-                },
+                Phase::Compute if done < compute_seconds => Load { memory_share, ..Load::training(0, MEMORY_USED_MIB) },
                 _ => Load::all_reduce(0, MEMORY_USED_MIB),
             })?;
         }
@@ -124,11 +113,7 @@ async fn train(
             }
             _ => {}
         }
-        let part = if phase == Phase::Compute {
-            slowest.clamp(0.0, compute_seconds)
-        } else {
-            compute_seconds
-        };
+        let part = if phase == Phase::Compute { slowest.clamp(0.0, compute_seconds) } else { compute_seconds };
         #[expect(clippy::cast_precision_loss, reason = "a count of steps")]
         let units = steps as f64 * flags.step_seconds + part;
         for board in boards.iter_mut() {
@@ -139,10 +124,7 @@ async fn train(
     Ok(())
 }
 
-async fn serve(
-    listen: Option<SocketAddr>,
-    progress: watch::Receiver<(u64, f64)>,
-) -> anyhow::Result<()> {
+async fn serve(listen: Option<SocketAddr>, progress: watch::Receiver<(u64, f64)>) -> anyhow::Result<()> {
     let Some(listen) = listen else {
         return std::future::pending().await;
     };
@@ -151,20 +133,12 @@ async fn serve(
         let mut page = Page::default();
         page.begin("training_steps_total", "counter", "Steps done.");
         page.sample("training_steps_total", &[], &steps.to_string());
-        page.begin(
-            "training_work_seconds_total",
-            "counter",
-            "Work done, in seconds at full clock.",
-        );
+        page.begin("training_work_seconds_total", "counter", "Work done, in seconds at full clock.");
         page.sample("training_work_seconds_total", &[], &seconds.to_string());
         let page: Arc<str> = page.finish().into();
         async move { page.to_string() }
     };
-    let routes = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/health", get(async || "ok\n"));
-    let listener = tokio::net::TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("listen on {listen}"))?;
+    let routes = Router::new().route("/metrics", get(metrics)).route("/health", get(async || "ok\n"));
+    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
     axum::serve(listener, routes).await.context("serve metrics")
 }

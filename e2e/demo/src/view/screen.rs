@@ -76,7 +76,13 @@ fn headline(view: &View) -> Paragraph<'_> {
         let under = domain.true_watts <= f64::from(domain.cap_watts);
         let style = if under { Style::new().green() } else { Style::new().red() };
         spans.push(Span::styled(
-            format!("{} {:.0} W {} cap {} W  ", domain.name, domain.true_watts, if under { "≤" } else { ">" }, domain.cap_watts),
+            format!(
+                "{} {:.0} W {} cap {} W  ",
+                domain.name,
+                domain.true_watts,
+                if under { "≤" } else { ">" },
+                domain.cap_watts
+            ),
             style.bold(),
         ));
         let reckoned = domain.measured_watts.map_or_else(|| "?".to_owned(), |watts| watts.to_string());
@@ -84,7 +90,10 @@ fn headline(view: &View) -> Paragraph<'_> {
         spans.push(Span::from(format!("reckoned {reckoned} W, committed {committed} W  ")).dim());
     }
     if let Some(requests) = view.requests {
-        spans.push(Span::from(format!("{:.1} requests/s, p50 {:.0} ms, p99 {:.0} ms", requests.per_second, requests.p50_ms, requests.p99_ms)));
+        spans.push(Span::from(format!(
+            "{:.1} requests/s, p50 {:.0} ms, p99 {:.0} ms",
+            requests.per_second, requests.p50_ms, requests.p99_ms
+        )));
     }
     Paragraph::new(vec![Line::from(spans), Line::from(format!(" {}  (q to stop)", view.phase)).dim()])
 }
@@ -97,11 +106,20 @@ fn power_chart(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let top = (highest / 1000.0).ceil() * 1000.0 + 1000.0;
     let chart = Chart::new(vec![
         Dataset::default().name("cap").marker(Marker::Braille).graph_type(GraphType::Line).style(Color::Red).data(&cap),
-        Dataset::default().name("true power").marker(Marker::Braille).graph_type(GraphType::Line).style(Color::Cyan).data(&power),
+        Dataset::default()
+            .name("true power")
+            .marker(Marker::Braille)
+            .graph_type(GraphType::Line)
+            .style(Color::Cyan)
+            .data(&power),
     ])
     .block(Block::bordered().title(" true power of the rack against its cap, W "))
     .x_axis(Axis::default().bounds([from, to]).labels([format!("{from:.0} s"), format!("{to:.0} s")]))
-    .y_axis(Axis::default().bounds([0.0, top]).labels(["0".to_owned(), format!("{:.0}", top / 2.0), format!("{top:.0}")]));
+    .y_axis(Axis::default().bounds([0.0, top]).labels([
+        "0".to_owned(),
+        format!("{:.0}", top / 2.0),
+        format!("{top:.0}"),
+    ]));
     frame.render_widget(chart, area);
 }
 
@@ -138,7 +156,8 @@ fn policy_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
     });
     let widths = [12, 9, 9, 9, 8, 12, 10, 8].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
     let header =
-        Row::new(["policy", "mode", "power W", "cap W", "boards", "ceiling MHz", "triggered", "within", "reason"]).bold();
+        Row::new(["policy", "mode", "power W", "cap W", "boards", "ceiling MHz", "triggered", "within", "reason"])
+            .bold();
     frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered()), area);
 }
 
@@ -151,7 +170,10 @@ fn change_list(frame: &mut Frame<'_>, area: Rect, view: &View) {
             Span::from(change.reason.clone()).yellow(),
         ])
     });
-    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title(" what changed, and why ")), area);
+    frame.render_widget(
+        Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title(" what changed, and why ")),
+        area,
+    );
 }
 
 fn watts(watts: Option<u32>) -> String {
