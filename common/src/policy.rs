@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn defaults_advise_at_95_and_release_at_85_percent() {
-        let policy = policy(&json!({"powerCapLimitWatts": 1000, "selector": {"matchLabels": {"app": "chat"}}})).unwrap();
+        let policy =
+            policy(&json!({"powerCapLimitWatts": 1000, "selector": {"matchLabels": {"app": "chat"}}})).unwrap();
         assert_eq!((policy.mode, policy.scope), (Mode::Advise, PowerScope::Devices));
         assert_eq!((policy.capping_threshold, policy.release_threshold), (Watts::new(950), Watts::new(850)));
         assert_eq!(policy.id.to_string(), "powercappingpolicy/llm/chat");

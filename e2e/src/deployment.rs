@@ -32,18 +32,23 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// `kubectl apply -k` of the CRDs, then of the demo overlay.
+    /// `kubectl apply -k` of the CRDs, then of the demo overlay. What a demo or a test edited before is put
+    /// back to the manifests.
     pub async fn apply(&self) -> Result<()> {
-        kubectl(&["apply", "--server-side", "-k", &self.path("crds")], None).await?;
+        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
         let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
         wait.extend(DEFINITIONS);
         kubectl(&wait, None).await?;
         if self.without.is_empty() {
-            kubectl(&["apply", "--server-side", "-k", &self.path("overlays/demo")], None).await?;
+            kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("overlays/demo")], None).await?;
             return Ok(());
         }
         let everything = kubectl(&["kustomize", &self.path("overlays/demo")], None).await?;
-        kubectl(&["apply", "--server-side", "-f", "-"], Some(&leave_out(&everything, &self.without))).await?;
+        kubectl(
+            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+            Some(&leave_out(&everything, &self.without)),
+        )
+        .await?;
         Ok(())
     }
 

@@ -34,27 +34,29 @@ async fn a_policy_cut_slows_its_own_boards_alone_and_says_so() {
             assert!(gpu.target_graphics_megahertz.is_some_and(|clock| clock < gpu.max_graphics_megahertz), "{gpu:?}");
         }
     }
-    // The simulator agrees: the clocks of four boards a node are down, those of the others are not bound.
-    for (node, power) in rack.truth() {
-        let slow = power.board_watts.iter().filter(|watts| (150.0..=360.0).contains(*watts)).count();
-        assert!(slow >= 4, "{node}: {:?}", power.board_watts);
-    }
+    rack.eventually("the simulator agrees: the boards that train draw at most 350 W, and some do", 10, async |rack| {
+        rack.truth().iter().all(|(_, power)| {
+            let busy: Vec<_> = power.board_watts.iter().filter(|watts| **watts > 150.0).collect();
+            !busy.is_empty() && busy.iter().all(|watts| **watts <= 370.0)
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_domain_cut_holds_at_the_meter_within_seconds_and_returns() {
     let rack = Rack::ready().await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 8000})).await;
-    rack.eventually("true power is below 8,000 W", 5, async |rack| rack.true_watts() <= 8000.0).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 6500})).await;
+    rack.eventually("true power is below 6,500 W", 5, async |rack| rack.true_watts() <= 6500.0).await;
     rack.eventually("both nodes acknowledge", 10, async |rack| {
         let granted: u32 = rack.nodes().await.iter().filter_map(|node| node.spec.power_limit_watts).sum();
-        granted <= 8000 && rack.all_hold().await
+        granted <= 6500 && rack.all_hold().await
     })
     .await;
-    rack.throughout("true power stays below 8,000 W", 10, async |rack| rack.true_watts() <= 8000.0).await;
+    rack.throughout("true power stays below 6,500 W", 10, async |rack| rack.true_watts() <= 6500.0).await;
 
     rack.edit_domain(json!({"powerCapLimitWatts": 17_000})).await;
-    rack.eventually("power returns", 30, async |rack| rack.true_watts() > 8500.0).await;
+    rack.eventually("power returns", 30, async |rack| rack.true_watts() > 7000.0).await;
 }
 
 #[tokio::test]
