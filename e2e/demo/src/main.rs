@@ -56,10 +56,13 @@ struct Flags {
     began: Option<i64>,
 }
 
+/// The exit status when the cap did not hold, to tell that from a demo that could not run.
+const NOT_HELD: u8 = 2;
+
 fn main() -> ExitCode {
     match run(&Flags::parse()) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::from(NOT_HELD),
         Err(error) => {
             say(&format!("demo: {error:#}"));
             ExitCode::FAILURE

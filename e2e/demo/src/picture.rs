@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::{
-    chart::{ChartBuilder, LabelAreaPosition},
+    chart::{ChartBuilder, LabelAreaPosition, SeriesLabelPosition},
     drawing::IntoDrawingArea,
-    element::PathElement,
+    element::{PathElement, Text},
     prelude::{DrawingArea, DrawingBackend, SVGBackend},
     series::LineSeries,
     style::{Color, IntoFont, RGBColor, WHITE},
@@ -19,6 +19,7 @@ use powercap_simulator::judge::{
 const SIZE: (u32, u32) = (960, 900);
 const POWER: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 const CAP: RGBColor = RGBColor(0xc6, 0x28, 0x28);
+const MARK: RGBColor = RGBColor(0x77, 0x77, 0x77);
 const NODES: [RGBColor; 2] = [RGBColor(0x2e, 0x7d, 0x32), RGBColor(0x8e, 0x5a, 0xb5)];
 
 /// A line: its name, colour and (second, value) points.
@@ -77,14 +78,19 @@ where
         .set_label_area_size(LabelAreaPosition::Bottom, 32)
         .build_cartesian_2d(0.0..end, 0.0..top)
         .map_err(|error| drawing(&error))?;
-    chart.configure_mesh().light_line_style(WHITE).x_desc("seconds").draw().map_err(|error| drawing(&error))?;
-    for at in marks(events, start) {
-        chart
-            .draw_series(std::iter::once(PathElement::new(
-                vec![(at, 0.0), (at, top)],
-                RGBColor(0xbb, 0xbb, 0xbb).stroke_width(1),
-            )))
-            .map_err(|error| drawing(&error))?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_label_formatter(&|second| format!("{second:.0}"))
+        .y_label_formatter(&|value| format!("{value:.0}"))
+        .x_desc("seconds")
+        .draw()
+        .map_err(|error| drawing(&error))?;
+    for (at, what) in marks(events, start) {
+        let line = PathElement::new(vec![(at, 0.0), (at, top)], MARK.stroke_width(1));
+        let label = Text::new(what, (at, top * 0.98), ("sans-serif", 13).into_font().color(&MARK));
+        chart.draw_series(std::iter::once(line)).map_err(|error| drawing(&error))?;
+        chart.draw_series(std::iter::once(label)).map_err(|error| drawing(&error))?;
     }
     for line in lines {
         let color = line.color;
@@ -96,6 +102,7 @@ where
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(0xbb, 0xbb, 0xbb))
         .draw()
@@ -106,10 +113,25 @@ fn drawing(error: &dyn std::fmt::Display) -> anyhow::Error {
     anyhow!("draw the picture: {error}")
 }
 
-/// Seconds at which the script did something.
-fn marks(events: &[Event], start: u64) -> Vec<f64> {
-    let by_script = |event: &&Event| matches!(event.kind, EventKind::LoadStep | EventKind::CapChanged { .. });
-    events.iter().filter(by_script).map(|event| second(event.wall_us, start)).filter(|at| *at > 1.0).collect()
+/// Seconds at which the script did something, and what.
+fn marks(events: &[Event], start: u64) -> Vec<(f64, &'static str)> {
+    let mut cap = f64::INFINITY;
+    let mut marks = Vec::new();
+    for event in events {
+        let what = match event.kind {
+            EventKind::LoadStep => " requests rise",
+            EventKind::CapChanged { cap_watts } => {
+                let what = if cap_watts < cap { " cap edited down" } else { " cap released" };
+                cap = cap_watts;
+                what
+            }
+            _ => continue,
+        };
+        marks.push((second(event.wall_us, start), what));
+    }
+    // The first cap stands from the beginning: nobody did anything.
+    marks.retain(|(at, _)| *at > 1.0);
+    marks
 }
 
 fn staircase(events: &[Event], start: u64, end: f64) -> Vec<(f64, f64)> {
