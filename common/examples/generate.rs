@@ -49,7 +49,7 @@ fn pages() -> Result<Vec<(String, String)>> {
 
 fn reasons_page() -> String {
     let mut page = format!(
-        "<!-- {MADE} -->\n# Reasons\n\nThe same word stands in conditions, events, metric labels, logs and in \
+        "<!-- {MADE} -->\n# Reasons\n\nThe same word stands in conditions, status, metric labels, logs and in \
          `kubectl get`. Its meaning never changes.\n\n| reason | meaning |\n|---|---|\n"
     );
     for reason in Reason::ALL {
@@ -72,6 +72,10 @@ fn api_page(definitions: &[CustomResourceDefinition]) -> Result<String> {
         let scope = definition.spec.scope.to_lowercase();
         let about = schema.description.as_deref().unwrap_or_default();
         write!(page, "\n## {}\n\n{about} Short name `{short}`; {scope}.\n", names.kind)?;
+        let of_object: Vec<_> = schema.x_kubernetes_validations.iter().flatten().collect();
+        for rule in of_object.iter().filter_map(|rule| rule.message.as_deref()) {
+            write!(page, "\nThe API server refuses an object that breaks this rule: {rule}.\n")?;
+        }
         for part in ["spec", "status"] {
             let Some(schema) = schema.properties.as_ref().and_then(|properties| properties.get(part)) else { continue };
             write!(page, "\n### {} {part}\n\n| field | type | meaning |\n|---|---|---|\n", names.kind)?;

@@ -9,7 +9,7 @@
 //! | [`api`] | the custom resources as people write them |
 //! | [`policy`], [`domain`] | the same after validation: what a decision may rely on |
 //! | [`selector`] | which pods or nodes, never everything by mistake |
-//! | [`reason`] | the one word that says why, in conditions, events, metrics and logs alike |
+//! | [`reason`] | the one word that says why, in conditions, status, metrics and logs alike |
 //! | [`condition`] | how a condition of a status changes |
 //! | [`telemetry`] | names and labels of the series that others expose and that we expose |
 #![forbid(unsafe_code)]

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-
 use crate::{
     api::{Mode, PowerCappingPolicy, PowerScope},
     selector::{Selector, SelectorError},
@@ -90,16 +88,12 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             },
             cap,
             scope: spec.power_scope,
-            selector: selector(&spec.selector)?,
+            selector: Selector::try_from(&spec.selector)?,
             capping_threshold: cap.percent(capping),
             release_threshold: cap.percent(release),
             mode: spec.mode,
         })
     }
-}
-
-fn selector(labels: &LabelSelector) -> Result<Selector, SelectorError> {
-    Selector::try_from(labels)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Why something was done, refused or is so: the one vocabulary for conditions, events, metric
-//! labels, logs and `explain`.
+//! Why something was done, refused or is so: the one vocabulary for conditions, status, metric labels
+//! and logs.
 //!
-//! A reason is CamelCase, as Kubernetes wants it in conditions and events, and never changes its
+//! A reason is CamelCase, as Kubernetes wants it in conditions, and never changes its
 //! meaning: dashboards and alerts are written against it.
 
 use std::fmt;
@@ -16,7 +16,7 @@ macro_rules! reasons {
             /// Every reason there is, in the order of the docs.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The word as it stands in conditions, events and metric labels.
+            /// The word as it stands in conditions, status and metric labels.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)+ }

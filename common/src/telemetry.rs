@@ -1,7 +1,4 @@
-//! Names and labels of the series that we read and that we expose.
-//!
-//! Every name of others is stated with the version that it was read from; golden files of their
-//! formats test the parser here and the simulator's exporters alike.
+//! Names and labels of the series that we read, each with the version that it was read from.
 
 /// NVIDIA's DCGM exporter, 4.5.3 to 4.8.2 and its main branch of May 2026.
 pub mod dcgm {
@@ -9,8 +6,6 @@ pub mod dcgm {
     pub const POWER_USAGE: &str = "DCGM_FI_DEV_POWER_USAGE";
     /// SM clock of a GPU, in megahertz.
     pub const SM_CLOCK: &str = "DCGM_FI_DEV_SM_CLOCK";
-    /// GPU utilisation, in percent.
-    pub const GPU_UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
     /// The GPU's UUID.
     pub const UUID: &str = "UUID";
     /// The node's name: capitalised through 4.8.2, lower case on main.
@@ -20,8 +15,6 @@ pub mod dcgm {
     pub const POD: [&str; 3] = ["exported_pod", "pod", "pod_name"];
     /// The pod's namespace, likewise.
     pub const NAMESPACE: [&str; 3] = ["exported_namespace", "namespace", "pod_namespace"];
-    /// The container's name, likewise.
-    pub const CONTAINER: [&str; 3] = ["exported_container", "container", "container_name"];
 }
 
 /// Kepler 0.11.

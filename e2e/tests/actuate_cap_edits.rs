@@ -80,6 +80,10 @@ async fn a_policy_that_advises_reports_and_changes_nothing() {
 #[tokio::test]
 async fn when_the_last_cap_goes_the_boards_are_released() {
     let rack = Rack::ready().await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 6000})).await;
+    rack.eventually("every busy board is slowed", 10, async |rack| busy_clocks(rack).iter().all(|clock| *clock < 1900))
+        .await;
+
     rack.remove_caps().await;
     rack.eventually("every node says Released", 30, async |rack| {
         rack.nodes().await.iter().all(|node| {
@@ -88,8 +92,20 @@ async fn when_the_last_cap_goes_the_boards_are_released() {
         })
     })
     .await;
-    rack.eventually("boards that work run at full clock", 10, async |rack| {
-        rack.truth().iter().all(|(_, power)| power.clock_mhz.contains(&1980))
+    rack.eventually("every busy board runs at full clock", 10, async |rack| {
+        busy_clocks(rack).iter().all(|clock| *clock == 1980)
     })
     .await;
+    for gpu in rack.nodes().await.iter().flat_map(|node| &node.status.as_ref().unwrap().gpus) {
+        assert_eq!(gpu.power_limit_watts, Some(700), "the default limit of {}", gpu.uuid);
+    }
+}
+
+/// Clocks of the boards that have work now.
+fn busy_clocks(rack: &Rack) -> Vec<u32> {
+    let truth = rack.truth();
+    let boards = truth.iter().flat_map(|(_, power)| power.clock_mhz.iter().zip(&power.utilisation));
+    let busy: Vec<_> = boards.filter(|(_, busy)| **busy > 0.5).map(|(clock, _)| *clock).collect();
+    assert!(!busy.is_empty(), "the training workload runs");
+    busy
 }

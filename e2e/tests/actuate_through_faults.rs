@@ -16,14 +16,22 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
 
     let agents = rack.pods("powercap-node", "app.kubernetes.io/component=actuator-node").await;
     assert_eq!(agents.len(), 2);
+    rack.run_agents_on("nowhere").await;
     for agent in &agents {
         rack.kill_pod(agent).await;
     }
     rack.throughout("true power stays below 6,500 W without agents", 10, async |rack| rack.true_watts() <= 6500.0)
         .await;
+    rack.eventually("the domain says that its agents are silent", 30, async |rack| {
+        let conditions = rack.domain().await.status.unwrap_or_default().conditions;
+        conditions.iter().any(|condition| condition.type_ == kind::READY && condition.reason == "AgentSilent")
+    })
+    .await;
+    assert!(rack.true_watts() <= 6500.0);
 
+    rack.run_agents_on("linux").await;
     rack.edit_domain(json!({"powerCapLimitWatts": 6000})).await;
-    rack.eventually("the next agents keep a lower cap", 30, async |rack| {
+    rack.eventually("the next agents keep a lower cap", 60, async |rack| {
         rack.true_watts() <= 6000.0 && rack.all_hold().await
     })
     .await;

@@ -32,7 +32,20 @@ async fn prometheus_scrapes_every_target_and_renames_labels_as_the_exporters_mon
             && query(rack, r#"DCGM_FI_DEV_POWER_USAGE{namespace="simulated-hardware"}"#).await.len() == 16
             && query(rack, "kepler_pod_cpu_watts").await.len() > 1
             && query(rack, "powercap_domain_power_watts").await.len() == 1
+            && query(rack, "up == 1").await.len() == 2 + 2 + 2 + 1 + 8
             && query(rack, "up == 0").await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn metrics_server_tells_the_use_of_both_nodes() {
+    let rack = Rack::ready().await;
+    rack.eventually("metrics.k8s.io knows both nodes", 60, async |rack| {
+        let request = http::Request::get("/apis/metrics.k8s.io/v1beta1/nodes").body(Vec::new()).unwrap();
+        let answer: Option<Value> =
+            rack.client.request_text(request).await.ok().and_then(|text| serde_json::from_str(&text).ok());
+        answer.is_some_and(|list| list["items"].as_array().is_some_and(|nodes| nodes.len() == 2))
     })
     .await;
 }

@@ -26,7 +26,7 @@ use k8s_openapi::{
 use kube::{Api, api::ObjectMeta, api::PostParams};
 use tokio::sync::watch;
 
-/// The Lease that agents watch too, to see that somebody leads.
+/// The Lease: who decides.
 pub const LEASE: &str = "powercap-recommender";
 
 const DURATION: Duration = Duration::from_secs(8);
@@ -130,7 +130,8 @@ impl Candidate {
             term
         } else {
             self.lose();
-            let free = holder.is_empty() || since.elapsed() >= DURATION;
+            // Under our own name it is ours from a term that lapsed: the next one may begin at once.
+            let free = holder.is_empty() || holder == self.identity || since.elapsed() >= DURATION;
             if !free {
                 return Ok(());
             }
@@ -163,6 +164,11 @@ impl Candidate {
         let term = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
         self.seen = Some((lease.metadata.resource_version.clone(), asked));
         let leadership = Leadership { term: i64::from(term), until: asked + LEADS_FOR };
+        // Who has seen this term lapse has forgotten what it wrote in it: it is never taken up again.
+        if self.state.borrow().is_some_and(|before| before.term == leadership.term && !before.lasts()) {
+            self.lose();
+            return;
+        }
         let before = self.state.send_replace(Some(leadership));
         if before.is_none_or(|before| before.term != leadership.term) {
             tracing::info!(identity = self.identity, term, "leading");

@@ -1,4 +1,4 @@
-//! The exporters print the golden files, which the recommender's parsers read too.
+//! The exporters print the golden files.
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p powercap-simulator` rewrites them: look at the difference.
 #![allow(clippy::unwrap_used, reason = "a test")]

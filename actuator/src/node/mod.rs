@@ -23,6 +23,7 @@ pub mod report;
 pub mod status;
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -70,7 +71,9 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let health = Health::default();
     let spec_read = health.needs("spec", "first list of NodeFrequencies");
     let gpus_known = health.needs("boards", "looking for boards");
-    let mut registry = Registry::default();
+    // The label by which the recommender knows whose series they are, whatever scrapes them.
+    let labels = [(Cow::Borrowed("node"), Cow::Owned(flags.node_name.clone()))];
+    let mut registry = Registry::with_labels(labels.into_iter());
     let metrics = Metrics::new(&mut registry);
 
     let devices = Devices::default();

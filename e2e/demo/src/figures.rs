@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs::File, io::BufReader, path::Path};
 use anyhow::{Context, Result};
 use powercap_simulator::judge::{
     record::{self, Sample},
-    score::Score,
+    score::{Event, EventKind, Score},
 };
 use serde::Serialize;
 
@@ -27,7 +27,9 @@ pub(crate) fn read_record(path: &Path) -> Result<Vec<Sample>> {
 }
 
 /// The rows, with their goals.
-pub(crate) fn figures(score: &Score, ready_seconds: Option<f64>) -> Vec<Figure> {
+///
+/// A figure of something that the script did not come to is left out: it neither holds nor fails.
+pub(crate) fn figures(score: &Score, events: &[Event], ready_seconds: Option<f64>) -> Vec<Figure> {
     let at_most = |name, value: Option<f64>, unit, most: f64| Figure {
         name,
         value: value.map(hundredths),
@@ -37,16 +39,30 @@ pub(crate) fn figures(score: &Score, ready_seconds: Option<f64>) -> Vec<Figure> 
     };
     let reported =
         |name, value: Option<f64>, unit| Figure { name, value: value.map(hundredths), unit, goal: None, holds: true };
-    vec![
-        at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0),
-        at_most("demo_step_s", score.step_s, "s", 2.0),
+    let mut rows = Vec::new();
+    if edited_down(events) {
+        rows.push(at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0));
+    }
+    if events.iter().any(|event| event.kind == EventKind::LoadStep) {
+        rows.push(at_most("demo_step_s", score.step_s, "s", 2.0));
+    }
+    rows.extend([
         at_most("demo_above_cap_s", score.above_cap_s, "s", 0.0),
         at_most("demo_unknown_s", Some(score.unknown_s), "s", 0.0),
         reported("demo_work_kept", score.work_kept, "ratio"),
         reported("demo_worst_above_cap", score.worst_above_watts, "W"),
         reported("demo_judged_s", Some(score.judged_s), "s"),
         reported("demo_ready_s", ready_seconds, "s"),
-    ]
+    ]);
+    rows
+}
+
+fn edited_down(events: &[Event]) -> bool {
+    let caps = events.iter().filter_map(|event| match event.kind {
+        EventKind::CapChanged { cap_watts } => Some(cap_watts),
+        _ => None,
+    });
+    caps.clone().zip(caps.skip(1)).any(|(before, after)| after < before)
 }
 
 /// The rows as a table for people.
@@ -75,15 +91,28 @@ fn hundredths(value: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn events(kinds: &[EventKind]) -> Vec<Event> {
+        kinds.iter().map(|kind| Event { wall_us: 0, kind: kind.clone() }).collect()
+    }
+
     #[test]
-    fn what_never_happened_does_not_hold() {
-        let rows = figures(&Score::default(), None);
+    fn what_should_have_happened_and_did_not_does_not_hold() {
+        let cap = |cap_watts| EventKind::CapChanged { cap_watts };
+        let played = events(&[cap(2.0), EventKind::LoadStep, cap(1.0)]);
+        let rows = figures(&Score::default(), &played, None);
         let row = |name| rows.iter().find(|row| row.name == name).unwrap();
-        assert!(!row("demo_under_cap_s").holds && !row("demo_above_cap_s").holds);
+        assert!(!row("demo_under_cap_s").holds && !row("demo_step_s").holds && !row("demo_above_cap_s").holds);
         assert!(table(&rows).contains("never"));
         let good = Score { under_cap_s: Some(1.2), step_s: Some(0.0), above_cap_s: Some(0.0), ..Score::default() };
-        assert!(figures(&good, None).iter().all(|row| row.holds));
+        assert!(figures(&good, &played, None).iter().all(|row| row.holds));
         let bad = Score { above_cap_s: Some(0.05), ..good };
-        assert!(!figures(&bad, None).iter().all(|row| row.holds));
+        assert!(!figures(&bad, &played, None).iter().all(|row| row.holds));
+    }
+
+    #[test]
+    fn what_the_script_did_not_come_to_is_not_judged() {
+        let short = events(&[EventKind::CapChanged { cap_watts: 2.0 }]);
+        let score = Score { above_cap_s: Some(0.0), ..Score::default() };
+        assert!(figures(&score, &short, None).iter().all(|row| row.holds));
     }
 }

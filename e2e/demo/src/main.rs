@@ -52,7 +52,7 @@ struct Flags {
     #[arg(long, default_value = "target/release/powercap-simulator")]
     simulator: PathBuf,
     /// When the whole command began, in seconds since 1970, to say how long it took until the cap held
-    #[arg(long, env = "DEMO_BEGAN")]
+    #[arg(long, value_name = "UNIX_SECONDS")]
     began: Option<i64>,
 }
 
@@ -87,7 +87,7 @@ async fn run(flags: &Flags) -> Result<bool> {
 
     let samples = figures::read_record(&played.record)?;
     let score = score(&samples, &played.events);
-    let rows = figures::figures(&score, played.ready_seconds);
+    let rows = figures::figures(&score, &played.events, played.ready_seconds);
     write_figures(&flags.figures, &rows)?;
     picture::draw(&samples, &played.events, &flags.out.join("demo.svg"))?;
     say(&format!("\n{}", figures::table(&rows)));

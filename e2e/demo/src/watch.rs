@@ -1,6 +1,7 @@
 //! What the cluster says of itself: our objects, read a few times a second, and what changed in them.
 
 use anyhow::{Context, Result};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
@@ -8,6 +9,7 @@ use kube::{
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
     condition::{self, Truth, kind},
+    reason::Reason,
 };
 use serde_json::json;
 
@@ -87,28 +89,22 @@ pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
         node_changes(&mut changes, earlier, node);
     }
     for policy in &after.policies {
-        let name = policy.metadata.name.clone().unwrap_or_default();
-        let of = |snapshot: &Snapshot| {
-            snapshot
-                .policies
-                .iter()
-                .find(|other| other.metadata.name == policy.metadata.name)
-                .and_then(|other| Some(other.status.as_ref()?.conditions.clone()))
-                .unwrap_or_default()
+        let name = &policy.metadata.name;
+        let earlier = before.policies.iter().find(|other| other.metadata.name == *name);
+        let conditions = |policy: Option<&PowerCappingPolicy>| {
+            policy.and_then(|policy| Some(policy.status.as_ref()?.conditions.clone())).unwrap_or_default()
         };
-        condition_changes(&mut changes, &format!("policy {name}"), &of(before), &of(after));
+        let object = format!("policy {}", name.as_deref().unwrap_or_default());
+        condition_changes(&mut changes, &object, &conditions(earlier), &conditions(Some(policy)));
     }
     for domain in &after.domains {
-        let name = domain.metadata.name.clone().unwrap_or_default();
-        let of = |snapshot: &Snapshot| {
-            snapshot
-                .domains
-                .iter()
-                .find(|other| other.metadata.name == domain.metadata.name)
-                .and_then(|other| Some(other.status.as_ref()?.conditions.clone()))
-                .unwrap_or_default()
+        let name = &domain.metadata.name;
+        let earlier = before.domains.iter().find(|other| other.metadata.name == *name);
+        let conditions = |domain: Option<&PowerDomain>| {
+            domain.and_then(|domain| Some(domain.status.as_ref()?.conditions.clone())).unwrap_or_default()
         };
-        condition_changes(&mut changes, &format!("domain {name}"), &of(before), &of(after));
+        let object = format!("domain {}", name.as_deref().unwrap_or_default());
+        condition_changes(&mut changes, &object, &conditions(earlier), &conditions(Some(domain)));
     }
     changes
 }
@@ -121,23 +117,31 @@ fn node_changes(changes: &mut Vec<Change>, before: Option<&NodeFrequencies>, aft
         changes.push(Change {
             object: object.clone(),
             what: format!("grant {} → {}", words(grant(before)), words(grant(Some(after)))),
-            reason: after.spec.domains.first().map_or_else(|| "Released".to_owned(), |_| "DomainCap".to_owned()),
+            reason: if after.spec.release { Reason::Released } else { Reason::DomainCap }.to_string(),
         });
     }
     let held = |node: Option<&NodeFrequencies>| {
         node.and_then(|node| node.status.as_ref()?.acknowledged.and_then(|held| held.power_limit_watts))
     };
     if let Some(watts) = held(Some(after)).filter(|watts| held(before) != Some(*watts)) {
-        changes.push(Change { object, what: format!("holds {watts} W"), reason: "Applied".to_owned() });
+        changes.push(Change {
+            object: object.clone(),
+            what: format!("holds {watts} W"),
+            reason: Reason::Applied.to_string(),
+        });
+    }
+    // The board that is held lowest stands for the node: a line for each of eight would hide the rest.
+    let slowest = |node: &NodeFrequencies| {
+        let gpus = node.status.as_ref()?.gpus.iter();
+        gpus.filter_map(|gpu| Some((gpu.target_graphics_megahertz?, gpu.reason.clone()))).min()
+    };
+    let (was, is) = (before.and_then(slowest), slowest(after));
+    if let Some((megahertz, reason)) = is.filter(|(_, reason)| was.as_ref().map(|(_, was)| was) != Some(reason)) {
+        changes.push(Change { object, what: format!("slowest board at most {megahertz} MHz"), reason });
     }
 }
 
-fn condition_changes(
-    changes: &mut Vec<Change>,
-    object: &str,
-    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-    after: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-) {
+fn condition_changes(changes: &mut Vec<Change>, object: &str, before: &[Condition], after: &[Condition]) {
     for type_ in [kind::CAP_TRIGGERED, kind::WITHIN_CAP, kind::DATA_FRESH, kind::FEASIBLE] {
         let now = condition::truth(after, type_);
         if now == condition::truth(before, type_) || (now == Truth::Unknown && before.is_empty()) {

@@ -126,6 +126,15 @@ impl Rack {
         pods.delete(pod.metadata.name.as_ref().unwrap(), &at_once).await.unwrap();
     }
 
+    /// Has the DaemonSet of the node agents run on nodes of this operating system alone.
+    pub async fn run_agents_on(&self, os: &str) {
+        let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": os}}}}});
+        Api::<k8s_openapi::api::apps::v1::DaemonSet>::namespaced(self.client.clone(), "powercap-node")
+            .patch("powercap-actuator-node", &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
+    }
+
     /// True power of each node now, as the simulator knows it.
     pub fn truth(&self) -> Vec<(String, NodePower)> {
         let mut nodes = Vec::new();

@@ -64,9 +64,10 @@ impl DomainView {
         };
         let maxima: Vec<_> = self.members.iter().map(|&at| maximum(fleet, at, domain)).collect();
         let shares = uniform::shares(domain.budget(), &maxima);
-        // A grant of nothing cannot be written; `Feasible` says that such a cap cannot be kept.
-        let least = Watts::new(1);
-        self.members.iter().copied().zip(shares.into_iter().map(|share| Some(share.max(least)))).collect()
+        // The bounds of the field. A grant of nothing cannot be written; `Feasible` says that such a cap
+        // cannot be kept.
+        let (least, most) = (Watts::new(1), Watts::new(1_000_000));
+        self.members.iter().copied().zip(shares.into_iter().map(|share| Some(share.clamp(least, most)))).collect()
     }
 }
 

@@ -45,8 +45,10 @@ impl Holding {
     pub fn of(frequencies: &NodeFrequencies, term: i64, uncertain: Option<Watts>) -> Self {
         let spec = &frequencies.spec;
         let acknowledged = frequencies.status.as_ref().and_then(|status| status.acknowledged);
-        let holds = acknowledged.is_some_and(|acknowledged| acknowledged.epoch == spec.epoch);
-        let committed = if holds { spec.power_limit_watts } else { spec.committed_watts };
+        let holds = acknowledged.is_some_and(|acknowledged| {
+            acknowledged.epoch == spec.epoch && acknowledged.power_limit_watts == spec.power_limit_watts
+        });
+        let committed = if holds { spec.power_limit_watts } else { spec.committed_watts.max(spec.power_limit_watts) };
         Self {
             granted: spec.power_limit_watts.map(Watts::new),
             // Without a limit, or released, a node draws what it likes, whatever it acknowledged.

@@ -204,7 +204,8 @@ fn gpu_ceilings(
             let ceiling = GpuCeiling {
                 uuid: uuid.clone(),
                 max_graphics_megahertz: verdict.ceiling.map(|ceiling| ceiling.get()),
-                power_limit_watts: Some(limit.floor().max(1)),
+                // The bounds of the field: one value outside them and the API server refuses the whole object.
+                power_limit_watts: Some(limit.floor().clamp(1, 100_000)),
                 reason: Reason::PolicyCap.to_string(),
                 set_by: view.set_by(),
             };

@@ -10,7 +10,7 @@ use super::{
     prometheus::Element,
 };
 
-/// The label that names the node; our scrape configurations and PodMonitor set it.
+/// The label that names the node; agents put it on all their series.
 const NODE: &str = "node";
 
 /// The query: when each agent's power was last scraped.

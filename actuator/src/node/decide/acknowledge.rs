@@ -58,7 +58,7 @@ fn everything_holds(seen: &Observation, orders: &Orders, plan: &Plan) -> bool {
     let cpus_known = seen.packages.as_ref().is_none_or(|packages| packages.fresh().is_some());
     let within_grant = orders.grant.is_none_or(|grant| plan.account.node_power <= grant);
     let in_force: Watts = seen.boards.iter().map(|board| exposure(board, plan.state.board(board))).sum();
-    let limits_fit = plan.account.below_floor || plan.account.boards_budget.is_none_or(|budget| in_force <= budget);
+    let limits_fit = plan.account.boards_budget.is_none_or(|budget| in_force <= budget);
     boards_known
         && cpus_known
         && within_grant
