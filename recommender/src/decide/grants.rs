@@ -48,7 +48,9 @@ impl Holding {
         let holds = acknowledged.is_some_and(|acknowledged| {
             acknowledged.epoch == spec.epoch && acknowledged.power_limit_watts == spec.power_limit_watts
         });
-        let committed = if holds { spec.power_limit_watts } else { spec.committed_watts.max(spec.power_limit_watts) };
+        // Never acknowledged: nobody knows what it draws, whatever it was granted since.
+        let highest = spec.committed_watts.map(|watts| watts.max(spec.power_limit_watts.unwrap_or_default()));
+        let committed = if holds { spec.power_limit_watts } else { highest };
         Self {
             granted: spec.power_limit_watts.map(Watts::new),
             // Without a limit, or released, a node draws what it likes, whatever it acknowledged.
