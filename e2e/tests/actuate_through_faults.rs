@@ -10,8 +10,8 @@ use serde_json::json;
 #[tokio::test]
 async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
     let rack = Rack::ready().await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 6500})).await;
-    rack.eventually("true power is below 6,500 W", 5, async |rack| rack.true_watts() <= 6500.0).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
+    rack.eventually("true power is below 7,200 W", 5, async |rack| rack.true_watts() <= 7200.0).await;
     rack.eventually("both nodes hold", 10, async |rack| rack.all_hold().await).await;
 
     let agents = rack.pods("powercap-node", "app.kubernetes.io/component=actuator-node").await;
@@ -20,19 +20,19 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
     for agent in &agents {
         rack.kill_pod(agent).await;
     }
-    rack.throughout("true power stays below 6,500 W without agents", 10, async |rack| rack.true_watts() <= 6500.0)
+    rack.throughout("true power stays below 7,200 W without agents", 10, async |rack| rack.true_watts() <= 7200.0)
         .await;
     rack.eventually("the domain says that its agents are silent", 30, async |rack| {
         let conditions = rack.domain().await.status.unwrap_or_default().conditions;
         conditions.iter().any(|condition| condition.type_ == kind::READY && condition.reason == "AgentSilent")
     })
     .await;
-    assert!(rack.true_watts() <= 6500.0);
+    assert!(rack.true_watts() <= 7200.0);
 
     rack.run_agents_on("linux").await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 6000})).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 6900})).await;
     rack.eventually("the next agents keep a lower cap", 60, async |rack| {
-        rack.true_watts() <= 6000.0 && rack.all_hold().await
+        rack.true_watts() <= 6900.0 && rack.all_hold().await
     })
     .await;
 }
@@ -40,7 +40,7 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
 #[tokio::test]
 async fn without_prometheus_ceilings_stay_and_a_condition_says_so() {
     let rack = Rack::ready().await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 7000})).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 7600})).await;
     rack.edit_policy("training", json!({"powerCapLimitWatts": 3200})).await;
     rack.eventually("the policy is carried out", 30, async |rack| {
         rack.policy_condition("training", kind::WITHIN_CAP).await.0 == Truth::True && rack.all_hold().await
@@ -58,12 +58,12 @@ async fn without_prometheus_ceilings_stay_and_a_condition_says_so() {
     };
     let before = ceilings(&rack).await;
     rack.throughout("no ceiling changes, and the cap holds", 10, async |rack| {
-        ceilings(rack).await == before && rack.true_watts() <= 7000.0
+        ceilings(rack).await == before && rack.true_watts() <= 7600.0
     })
     .await;
     // A cap of a domain needs no telemetry.
-    rack.edit_domain(json!({"powerCapLimitWatts": 6200})).await;
-    rack.eventually("the domain's edit is carried out all the same", 5, async |rack| rack.true_watts() <= 6200.0).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 7000})).await;
+    rack.eventually("the domain's edit is carried out all the same", 5, async |rack| rack.true_watts() <= 7000.0).await;
 
     rack.scale("monitoring", "prometheus", 1).await;
     rack.eventually("the data is fresh again", 90, async |rack| {
@@ -75,17 +75,17 @@ async fn without_prometheus_ceilings_stay_and_a_condition_says_so() {
 #[tokio::test]
 async fn a_recommender_that_restarts_raises_nothing() {
     let rack = Rack::ready().await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 6500})).await;
-    rack.eventually("both nodes hold", 10, async |rack| rack.true_watts() <= 6500.0 && rack.all_hold().await).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
+    rack.eventually("both nodes hold", 10, async |rack| rack.true_watts() <= 7200.0 && rack.all_hold().await).await;
     let terms = async |rack: &Rack| rack.nodes().await.iter().map(|node| node.spec.epoch.term).max();
     let term = terms(&rack).await;
     for pod in rack.pods("powercap-system", "app.kubernetes.io/component=recommender").await {
         rack.kill_pod(&pod).await;
     }
-    rack.throughout("true power stays below 6,500 W", 10, async |rack| rack.true_watts() <= 6500.0).await;
-    rack.edit_domain(json!({"powerCapLimitWatts": 6000})).await;
+    rack.throughout("true power stays below 7,200 W", 10, async |rack| rack.true_watts() <= 7200.0).await;
+    rack.edit_domain(json!({"powerCapLimitWatts": 6900})).await;
     rack.eventually("its successor decides, under a term of its own", 30, async |rack| {
-        rack.true_watts() <= 6000.0 && terms(rack).await > term
+        rack.true_watts() <= 6900.0 && terms(rack).await > term
     })
     .await;
 }

@@ -187,3 +187,38 @@ fn truth(truth: Truth) -> &'static str {
         Truth::Unknown => "?",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use powercap_common::api::{PowerDomain, PowerDomainSpec};
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::{
+        meter::Reading,
+        watch::{Change, Snapshot},
+    };
+
+    #[test]
+    fn the_screen_tells_power_cap_clocks_work_and_the_reason_of_a_change() {
+        let spec: PowerDomainSpec = serde_json::from_value(serde_json::json!({
+            "powerCapLimitWatts": 9000, "nodeSelector": {"matchLabels": {"rack": "r1"}},
+        }))
+        .unwrap();
+        let mut view = View::default();
+        view.observed(&Snapshot { domains: vec![PowerDomain::new("rack", spec)], ..Snapshot::default() });
+        let reading =
+            Reading { node: "node-1".to_owned(), ac_watts: 9400.0, clocks_mhz: (1275, 1440), work: 6.5, boards: 8 };
+        view.measured(61.0, &[reading], 9000);
+        let (object, what) = ("node node-1".to_owned(), "grant 5750 W → 4500 W".to_owned());
+        view.changed(60.2, Change { object, what, reason: "DomainCap".to_owned() });
+
+        let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let seen = terminal.backend().to_string();
+        for expected in ["rack 9400 W > cap 9000 W", "1275–1440", "6.5 of 8", "grant 5750 W → 4500 W", "DomainCap"]
+        {
+            assert!(seen.contains(expected), "no «{expected}» in\n{seen}");
+        }
+    }
+}
