@@ -19,6 +19,8 @@ pub struct Domain {
     pub unmanaged: Watts,
     /// What a node draws beside its devices.
     pub overhead: NodeOverhead,
+    /// What each node falls back to in silence and under the brake.
+    pub fallback: Option<Watts>,
 }
 
 impl Domain {
@@ -94,6 +96,7 @@ impl TryFrom<&PowerDomain> for Domain {
             nodes: Selector::try_from(&spec.node_selector)?,
             unmanaged: Watts::new(unmanaged),
             overhead: spec.node_overhead,
+            fallback: spec.node_defaults.fallback_watts.map(Watts::new),
         })
     }
 }

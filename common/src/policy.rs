@@ -25,6 +25,8 @@ pub struct Policy {
     pub release_threshold: Watts,
     /// Whether it acts.
     pub mode: Mode,
+    /// Devices of a policy with a lower priority give up their watts first.
+    pub priority: u32,
 }
 
 /// A policy's namespace and name.
@@ -92,6 +94,7 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             capping_threshold: cap.percent(capping),
             release_threshold: cap.percent(release),
             mode: spec.mode,
+            priority: spec.priority,
         })
     }
 }

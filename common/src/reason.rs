@@ -98,6 +98,30 @@ reasons! {
     AgentSilent,
     /// NodeFrequencies names a device that the node does not have.
     UnknownDevice,
+    /// The recommender's Lease was not renewed in time; what was granted last stands.
+    LeaseExpired,
+    /// The recommender's Lease was not renewed in time; the node has gone down to its fallback watts.
+    FallbackInForce,
+    /// A domain's brake is pulled.
+    BrakePulled,
+    /// Power stayed above the cap although everything was lowered, and the recommender pulled the brake.
+    PowerStaysAboveCap,
+    /// Something else changed what was set on the device, and it was set again.
+    Drifted,
+    /// Something else keeps changing the device: the node agent yielded it, counts it with the most that it can draw, and the other devices make room.
+    Contended,
+    /// The device accepted the ceiling and does not keep to it; it counts with the most that it can draw.
+    WithoutEffect,
+    /// The device was lost or needs a reset; it counts with the most that it can draw.
+    Quarantined,
+    /// The node agent has let go of the boards, for a driver upgrade or a change of MIG; they count with the most that they can draw.
+    DevicesLetGo,
+    /// The ceiling follows a slower device of the same group.
+    GroupFollows,
+    /// Another agent holds this node's lock; this one waits and touches nothing.
+    AnotherAgent,
+    /// The journal of original settings cannot be used: ceilings are lowered as before, and a release restores defaults.
+    JournalUnavailable,
 }
 
 impl fmt::Display for Reason {

@@ -207,6 +207,8 @@ mod tests {
                 uuid: "GPU-1".into(),
                 max_graphics_megahertz: clock,
                 power_limit_watts: limit,
+                shed_order: 0,
+                group: None,
                 reason: "PolicyCap".into(),
                 set_by: String::new(),
             });

@@ -96,6 +96,8 @@ fn gpu((board, standing): (&super::observation::SeenBoard, &super::decide::Board
         target_graphics_megahertz: standing.ceiling.map(Megahertz::get),
         power_limit_watts: reading.and_then(|reading| reading.limit).map(Watts::ceil),
         power_watts: reading.map(|reading| reading.power.ceil()),
+        capabilities: Vec::new(),
+        tenants: Vec::new(),
         state: standing.state,
         reason: standing.reason.as_str().to_owned(),
     }

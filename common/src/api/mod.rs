@@ -10,13 +10,13 @@ mod power_capping_policy;
 mod power_domain;
 
 pub use node_frequencies::{
-    Acknowledged, CpuCeiling, CpuStatus, DeviceState, Epoch, GpuCeiling, GpuStatus, NodeFrequencies,
-    NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead,
+    Acknowledged, Capability, CpuCeiling, CpuStatus, DeviceState, Epoch, GpuCeiling, GpuStatus, LeaseTerms,
+    NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
     Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
 };
-pub use power_domain::{PowerDomain, PowerDomainSpec, PowerDomainStatus};
+pub use power_domain::{Brake, BrakeStatus, NodeDefaults, PowerDomain, PowerDomainSpec, PowerDomainStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

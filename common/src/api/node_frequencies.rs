@@ -75,10 +75,46 @@ pub struct NodeFrequenciesSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["cpufreqPolicy".into()]))]
     pub cpu_frequencies: Vec<CpuCeiling>,
 
+    /// How long the node keeps to this without a sign of life from the recommender, and what then.
+    /// Absent: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseTerms>,
+
     /// Take every ceiling off and put the devices back as they were. Only this releases: silence, a
     /// deleted object or a restart never does.
     #[serde(default)]
     pub release: bool,
+}
+
+/// What a node does when the recommender's leader Lease is no longer renewed. Nothing here ever raises
+/// a ceiling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.onExpiry != 'Fallback' || has(self.fallbackWatts)")
+    .message("onExpiry Fallback needs fallbackWatts; write the watts to fall back to, or onExpiry: Hold"))]
+pub struct LeaseTerms {
+    /// How long after the last renewal that the agent saw the lease has expired, by the node's monotonic
+    /// clock (10 to 86,400 seconds).
+    #[schemars(range(min = 10, max = 86_400))]
+    pub duration_seconds: u32,
+    /// What then.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+    /// Alternating current that the node may draw after an expiry with `Fallback`, and under a brake
+    /// with `Fallback`, in watts; never more than the grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub fallback_watts: Option<u32>,
+}
+
+/// What a node does when its lease has expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnExpiry {
+    /// The last grant and ceilings stand.
+    #[default]
+    Hold,
+    /// The node goes down to `fallbackWatts`.
+    Fallback,
 }
 
 /// Who decided, and which of its decisions it is. Compared as a pair: a later term wins over any
@@ -125,6 +161,14 @@ pub struct GpuCeiling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub power_limit_watts: Option<u32>,
+    /// Under a grant, GPUs with a lower number give up their watts first (0 to 1,000).
+    #[serde(default)]
+    #[schemars(range(max = 1000))]
+    pub shed_order: u32,
+    /// GPUs of one group run at one clock: ranks of a job, of which the slowest decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 384))]
+    pub group: Option<String>,
     /// Why: one of the documented reasons.
     #[schemars(length(max = 64))]
     pub reason: String,
@@ -214,8 +258,12 @@ pub enum DeviceState {
     Applied,
     /// The write or the read failed; the last ceiling stands.
     Failed,
+    /// Something else changed what was set; it was set again, or the device was yielded to it.
+    Drifted,
     /// The device lacks the control.
     Unsupported,
+    /// The device was lost or needs a reset; it counts with the most that it can draw.
+    Quarantined,
 }
 
 /// One GPU: what it is and can do, and what holds.
@@ -246,10 +294,43 @@ pub struct GpuStatus {
     /// Its power now, in watts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power_watts: Option<u32>,
+    /// What can be read and set on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub capabilities: Vec<Capability>,
+    /// The pods that hold it, by the kubelet's PodResources: several where it is shared or split.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tenants: Vec<Tenant>,
     /// How far it is.
     pub state: DeviceState,
     /// Why it runs at this ceiling, or why it failed.
     pub reason: String,
+}
+
+/// What can be read or set on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Capability {
+    /// A range of graphics clocks can be locked.
+    ClockRange,
+    /// A power limit can be set.
+    PowerLimit,
+    /// Its power is read as it is now, not as a mean over a second.
+    InstantaneousPower,
+    /// It is split into MIG instances, which cannot be capped one by one.
+    Partitioned,
+}
+
+/// A pod that holds a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenant {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
 }
 
 /// The CPUs of one cpufreq policy: what they can do, and what holds.

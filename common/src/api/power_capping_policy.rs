@@ -63,6 +63,12 @@ pub struct PowerCappingPolicySpec {
     /// Whether the policy acts. `Advise` measures, recommends and reports, and changes nothing.
     #[serde(default)]
     pub mode: Mode,
+
+    /// Under a node's grant, devices of a policy with a lower priority give up their watts first (0 to
+    /// 1,000).
+    #[serde(default)]
+    #[schemars(range(max = 1000))]
+    pub priority: u32,
 }
 
 fn default_capping_threshold_percent() -> u32 {

@@ -24,6 +24,7 @@ use super::NodeOverhead;
     printcolumn(name = "Committed W", type_ = "integer", json_path = ".status.committedWatts"),
     printcolumn(name = "Headroom W", type_ = "integer", json_path = ".status.headroomWatts"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(name = "Brake", type_ = "string", json_path = ".spec.brake", priority = 1),
     printcolumn(name = "Within", type_ = "string", json_path = r#".status.conditions[?(@.type=="WithinCap")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -51,6 +52,49 @@ pub struct PowerDomainSpec {
     /// What a node draws beside the devices that its agent measures.
     #[serde(default)]
     pub node_overhead: NodeOverhead,
+
+    /// The emergency ceiling: a person or a building system pulls it here, the recommender in
+    /// `status.brake`; agents obey the stricter within one watch event, without a new decision.
+    #[serde(default)]
+    pub brake: Brake,
+
+    /// What holds for each node of the domain.
+    #[serde(default)]
+    pub node_defaults: NodeDefaults,
+}
+
+/// How hard a domain brakes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Brake {
+    /// Not at all.
+    #[default]
+    None,
+    /// Every node goes down to its fallback watts; a node without any to the lowest that its devices do.
+    Fallback,
+    /// Every node goes down to the lowest that its devices do.
+    Minimum,
+}
+
+/// What holds for each node of a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDefaults {
+    /// Alternating current that each node falls back to when its agent hears nothing of the recommender
+    /// for longer than its lease, and under the brake, in watts. Absent: it holds what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub fallback_watts: Option<u32>,
+}
+
+/// A brake that the recommender has pulled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BrakeStatus {
+    /// How hard.
+    pub level: Brake,
+    /// Why: one of the documented reasons.
+    #[schemars(length(max = 64))]
+    pub reason: String,
 }
 
 /// What the recommender knows of the domain.
@@ -71,6 +115,9 @@ pub struct PowerDomainStatus {
     /// The cap less unmanaged and committed watts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headroom_watts: Option<u32>,
+    /// The brake that the recommender has pulled; absent when it has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brake: Option<BrakeStatus>,
     /// Nodes that the selector matches.
     #[serde(default)]
     pub nodes: u32,

@@ -206,6 +206,8 @@ fn gpu_ceilings(
                 max_graphics_megahertz: verdict.ceiling.map(|ceiling| ceiling.get()),
                 // The bounds of the field: one value outside them and the API server refuses the whole object.
                 power_limit_watts: Some(limit.floor().clamp(1, 100_000)),
+                shed_order: view.policy.as_ref().map_or(0, |policy| policy.priority),
+                group: None,
                 reason: Reason::PolicyCap.to_string(),
                 set_by: view.set_by(),
             };
@@ -249,6 +251,7 @@ fn lower(one: GpuCeiling, other: GpuCeiling) -> GpuCeiling {
     };
     let max_graphics_megahertz = least(one.max_graphics_megahertz, other.max_graphics_megahertz);
     let power_limit_watts = least(one.power_limit_watts, other.power_limit_watts);
+    let shed_order = one.shed_order.max(other.shed_order);
     let binding = if strictness(&other) < strictness(&one) { other } else { one };
-    GpuCeiling { max_graphics_megahertz, power_limit_watts, ..binding }
+    GpuCeiling { max_graphics_megahertz, power_limit_watts, shed_order, ..binding }
 }
