@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_driver::CpufreqDriver;
+use crate::curves::Family;
+use crate::rapl::{AMD_ENERGY_RANGE_UJ, INTEL_ENERGY_RANGE_UJ, Rapl};
+use crate::share::{MigLayout, Sharing};
+
 /// A board model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BoardSpec {
@@ -25,86 +30,23 @@ pub struct BoardSpec {
     pub idle_watts: f64,
     /// The most that may flow for an instant.
     pub peak_watts: f64,
+    /// Power of dense work at the highest clock, limits aside: what the curves are shares of.
+    pub full_watts: f64,
+    /// The curves of power and speed.
+    pub curves: Family,
     /// Memory on board.
     pub memory_mib: u64,
+    /// How it can be partitioned.
+    pub mig: MigLayout,
     /// Where the numbers come from.
     pub provenance: String,
 }
 
 impl BoardSpec {
-    /// Models by the name that the command line takes.
-    pub const MODELS: [&'static str; 3] = ["h100-sxm", "a100-sxm-40gb", "b200"];
-
-    /// The model of that name, if known.
+    /// Power when busy all the time at `ratio` of the highest clock, limits aside.
     #[must_use]
-    pub fn by_name(model: &str) -> Option<Self> {
-        match model {
-            "h100-sxm" => Some(Self::h100_sxm()),
-            "a100-sxm-40gb" => Some(Self::a100_sxm()),
-            "b200" => Some(Self::b200()),
-            _ => None,
-        }
-    }
-
-    /// H100 SXM: ranges as its data sheet and NVML give them, idle 68–73 W measured.
-    #[must_use]
-    pub fn h100_sxm() -> Self {
-        Self {
-            name: "NVIDIA H100 80GB HBM3".to_owned(),
-            min_mhz: 345,
-            max_mhz: 1980,
-            step_mhz: 15.0,
-            memory_mhz: 2619,
-            default_watts: 700.0,
-            min_watts: 200.0,
-            max_watts: 700.0,
-            idle_watts: 70.0,
-            peak_watts: 875.0,
-            memory_mib: 81559,
-            provenance: "ranges: H100 (NVML); idle: measured 68–73 W; power and speed over the clock: \
-                         SCALED from A100-PCIe points (f/fmax, W/TDP), not measured on an H100; \
-                         decode power and tokens/s by batch: measured on H100; peak: assumed 1.25 TDP"
-                .to_owned(),
-        }
-    }
-
-    /// A100 SXM 40 GB.
-    #[must_use]
-    pub fn a100_sxm() -> Self {
-        Self {
-            name: "NVIDIA A100-SXM4-40GB".to_owned(),
-            min_mhz: 210,
-            max_mhz: 1410,
-            step_mhz: 15.0,
-            memory_mhz: 1215,
-            default_watts: 400.0,
-            min_watts: 100.0,
-            max_watts: 400.0,
-            idle_watts: 50.0,
-            peak_watts: 500.0,
-            memory_mib: 40960,
-            provenance: "ranges: A100-40G (NVML); curves: scaled from A100-PCIe points; idle and peak: assumed"
-                .to_owned(),
-        }
-    }
-
-    /// B200: 247 clocks of 7.5 MHz, more than the 128 that some readers have room for.
-    #[must_use]
-    pub fn b200() -> Self {
-        Self {
-            name: "NVIDIA B200".to_owned(),
-            min_mhz: 120,
-            max_mhz: 1965,
-            step_mhz: 7.5,
-            memory_mhz: 3996,
-            default_watts: 1000.0,
-            min_watts: 200.0,
-            max_watts: 1000.0,
-            idle_watts: 140.0,
-            peak_watts: 1250.0,
-            memory_mib: 183_359,
-            provenance: "ranges: B200 (NVML); curves: SCALED from A100-PCIe points; idle and peak: assumed".to_owned(),
-        }
+    pub fn busy_watts(&self, memory_share: f64, ratio: f64) -> f64 {
+        self.curves.power(memory_share, ratio, self.idle_watts / self.full_watts) * self.full_watts
     }
 
     /// How many graphics clocks there are.
@@ -114,7 +56,9 @@ impl BoardSpec {
         whole(steps) + 1
     }
 
-    /// The clock `index` steps above the lowest, in whole MHz as NVML reports it.
+    /// The clock `index` steps above the lowest, in whole MHz as NVML reports it: where steps are of
+    /// 7.5 MHz the half is cut off (120, 127, 135, …). That is assumed: lists of B200 seen so far give
+    /// 1965, 1957, 1950. The physics runs at the clock that is reported.
     #[must_use]
     pub fn clock(&self, index: u32) -> u32 {
         let index = index.min(self.clock_count() - 1);
@@ -161,6 +105,16 @@ pub struct HostSpec {
     pub max_khz: u32,
     /// Frequencies are multiples of this.
     pub step_khz: u32,
+    /// Highest frequency without turbo or boost.
+    pub base_khz: u32,
+    /// The only frequencies there are, rising; empty: all multiples of the step.
+    pub table_khz: Vec<u32>,
+    /// What drives the CPUs' clocks.
+    pub cpufreq: CpufreqDriver,
+    /// What RAPL offers.
+    pub rapl: Rapl,
+    /// Where the energy counters wrap.
+    pub energy_range_uj: u64,
     /// A package without work.
     pub idle_watts: f64,
     /// A package with all work at the highest frequency.
@@ -184,12 +138,48 @@ impl Default for HostSpec {
             min_khz: 800_000,
             max_khz: 3_800_000,
             step_khz: 100_000,
+            base_khz: 2_000_000,
+            table_khz: Vec::new(),
+            cpufreq: CpufreqDriver::default(),
+            rapl: Rapl::default(),
+            energy_range_uj: INTEL_ENERGY_RANGE_UJ,
             idle_watts: 85.0,
             peak_watts: 350.0,
             baseline_load: 0.08,
             static_watts: 1200.0,
             supply_factor: 1.04,
         }
+    }
+}
+
+impl HostSpec {
+    /// A host as this driver is found on. Frequencies of the AMD hosts are assumed.
+    #[must_use]
+    pub fn driven_by(cpufreq: CpufreqDriver) -> Self {
+        let intel = Self { cpufreq, ..Self::default() };
+        let amd = Self { rapl: Rapl::EnergyOnly, energy_range_uj: AMD_ENERGY_RANGE_UJ, ..intel.clone() };
+        match cpufreq {
+            CpufreqDriver::IntelPstate | CpufreqDriver::IntelCpufreq => intel,
+            CpufreqDriver::AcpiCpufreq => Self {
+                min_khz: 1_500_000,
+                max_khz: 3_500_000,
+                base_khz: 2_450_000,
+                step_khz: 50_000,
+                table_khz: vec![1_500_000, 2_000_000, 2_450_000, 3_500_000],
+                ..amd
+            },
+            CpufreqDriver::AmdPstateEpp | CpufreqDriver::AmdPstate => {
+                Self { min_khz: 400_000, max_khz: 3_700_000, base_khz: 2_400_000, step_khz: 25_000, ..amd }
+            }
+        }
+    }
+
+    /// The highest frequency there is that is at most `khz`; the lowest below the range.
+    #[must_use]
+    pub fn frequency_at_most(&self, khz: u32) -> u32 {
+        let listed = self.table_khz.iter().rev().find(|listed| **listed <= khz).copied();
+        let stepped = if self.table_khz.is_empty() { khz / self.step_khz * self.step_khz } else { self.min_khz };
+        listed.unwrap_or(stepped).clamp(self.min_khz, self.max_khz)
     }
 }
 
@@ -202,6 +192,8 @@ pub struct NodeSpec {
     pub boards: u32,
     /// Their model.
     pub board: BoardSpec,
+    /// How each board is shared.
+    pub sharing: Sharing,
     /// CPUs and the rest.
     pub host: HostSpec,
     /// Each board's power sensor errs by a constant within ± this.
@@ -220,6 +212,7 @@ impl NodeSpec {
             node: node.to_owned(),
             boards,
             board,
+            sharing: Sharing::Whole,
             host: HostSpec::default(),
             sensor_gain_percent: 5.0,
             seed: 0,
@@ -227,11 +220,18 @@ impl NodeSpec {
         }
     }
 
-    /// The UUID of a board: the same for the same node and index.
+    /// The UUID of a board at boot: the same for the same node and index.
     #[must_use]
     pub fn uuid(&self, index: u32) -> String {
-        let high = fingerprint(format!("{}/{index}/high", self.node).as_bytes());
-        let low = fingerprint(format!("{}/{index}/low", self.node).as_bytes());
+        self.uuid_after(index, 0)
+    }
+
+    /// The UUID of a board that came back under a new one that many times.
+    #[must_use]
+    pub fn uuid_after(&self, index: u32, returns: u32) -> String {
+        let again = if returns == 0 { String::new() } else { format!("/{returns}") };
+        let high = fingerprint(format!("{}/{index}{again}/high", self.node).as_bytes());
+        let low = fingerprint(format!("{}/{index}{again}/low", self.node).as_bytes());
         format!(
             "GPU-{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             high >> 32,
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_clock_finds_its_own_index() {
-        for spec in [BoardSpec::h100_sxm(), BoardSpec::b200(), BoardSpec::a100_sxm()] {
+        for spec in BoardSpec::MODELS.iter().filter_map(|model| BoardSpec::by_name(model)) {
             for index in 0..spec.clock_count() {
                 assert_eq!(spec.index_at_most(spec.clock(index)), index);
                 assert_eq!(spec.index_at_least(spec.clock(index)), index);
