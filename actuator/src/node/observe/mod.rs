@@ -235,6 +235,7 @@ impl BoardChannel {
             reading: latest.value(),
             age: latest.age(now),
             fault: latest.fault.clone(),
+            opened: 1,
         }
     }
 }
