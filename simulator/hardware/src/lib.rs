@@ -12,21 +12,28 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod call;
 pub mod cpufreq;
 pub mod curves;
 pub mod daemon;
+pub mod fault;
 pub mod folder;
 pub mod host;
 pub mod inference;
 pub mod limiter;
+mod models;
 pub mod rapl;
 pub mod record;
 pub mod sensors;
+pub mod share;
+mod slot;
 pub mod spec;
 pub mod truth;
 
 pub use board::Board;
 pub use daemon::{HardwareError, run_hardware};
-pub use folder::{BoardFolder, Fault, Identity, Load, Request, Root, State, Work};
+pub use fault::Fault;
+pub use folder::{BoardFolder, Identity, Load, Request, Root, State, Work};
+pub use share::{MigLayout, Share, Sharing};
 pub use spec::{BoardSpec, HostSpec, NodeSpec};
 pub use truth::{BoardTruth, Truth};
