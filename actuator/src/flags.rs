@@ -41,6 +41,9 @@ pub struct NodeFlags {
     /// Where the kernel shows RAPL energy counters.
     #[arg(long, default_value = "/sys/class/powercap", value_name = "FOLDER")]
     pub powercap_root: PathBuf,
+    /// Where the kernel shows PCI devices: without NVML, NVIDIA's boards there are known to draw power.
+    #[arg(long, default_value = "/sys/bus/pci/devices", value_name = "FOLDER")]
+    pub pci_root: PathBuf,
     /// Time from one decision to the next, in milliseconds (20 to 1000). Devices are sampled as often.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
     pub loop_period_ms: u64,

@@ -17,7 +17,7 @@ use powercap_actuator::{
         decide::{Plan, State, decide},
         metrics::Metrics,
         observation::GpuAccess,
-        observe::{self, Devices},
+        observe::{self, Devices, boards::Places},
         orders::Orders,
     },
 };
@@ -128,7 +128,8 @@ fn a_grant_is_held_and_a_release_restores() {
     let metrics = Metrics::new(&mut registry);
     let mut node = Node { devices: Devices::default(), start: Instant::now(), state: State::default() };
     let period = Duration::from_millis(100);
-    observe::boards::start(node.devices.clone(), library().into(), period, metrics.clone()).unwrap();
+    let places = Places { library: library().into(), pci: folder.path().join("pci") };
+    observe::boards::start(node.devices.clone(), places, period, metrics.clone()).unwrap();
     observe::host::start(
         Arc::clone(&node.devices.host),
         &root.cpufreq_path(),

@@ -79,6 +79,8 @@ pub struct PodFacts {
     pub labels: Labels,
     /// GPUs that it asks for.
     pub gpus: u64,
+    /// The job whose ranks run in step with it, as `Kind/name`.
+    pub job: Option<String>,
 }
 
 /// The last readings of every series, kept while they are of any use.

@@ -247,3 +247,43 @@ fn a_cap_below_the_devices_floor_is_called_infeasible_and_kept_as_far_as_it_goes
     assert_eq!(world.policy_says("chat", "Feasible"), "False CapBelowFloor");
     assert_eq!(world.ceilings("n0")[0], ("GPU-a".into(), Some(345), Some(50)));
 }
+
+/// Group and order of shedding of every ceiling of a node.
+fn groups(world: &World, node: &str) -> Vec<(String, Option<String>, u32)> {
+    let ceilings = &world.spec(node).gpu_frequencies;
+    ceilings.iter().map(|gpu| (gpu.uuid.clone(), gpu.group.clone(), gpu.shed_order)).collect()
+}
+
+#[test]
+fn boards_of_one_pod_are_one_group_and_shed_by_their_policys_priority() {
+    let mut world = World::of_nodes(1);
+    let spec = json!({
+        "powerCapLimitWatts": 3000, "mode": "Enforce", "priority": 7, "selector": {"matchLabels": {"app": "chat"}},
+    });
+    world.policy_of("chat", spec);
+    let (chat, lone) = (world.pod("chat-0", "chat", "n0"), world.pod("chat-1", "chat", "n0"));
+    world.gpu("GPU-a", "n0", &[&chat], 300, 1980);
+    world.gpu("GPU-b", "n0", &[&chat], 300, 1980);
+    world.gpu("GPU-c", "n0", &[&lone], 300, 1980);
+    world.settle();
+    let group = Some("llm/Pod/chat-0".to_owned());
+    assert_eq!(
+        groups(&world, "n0"),
+        [("GPU-a".into(), group.clone(), 7), ("GPU-b".into(), group, 7), ("GPU-c".into(), None, 7)]
+    );
+}
+
+#[test]
+fn the_ranks_of_one_job_are_one_group_across_nodes() {
+    let mut world = World::of_nodes(2);
+    world.policy("chat", 3000, "Enforce");
+    for (index, node) in ["n0", "n1"].into_iter().enumerate() {
+        let rank = world.pod(&format!("train-{index}"), "chat", node);
+        world.observation.pods[index].job = Some("Job/train".into());
+        world.gpu(&format!("GPU-{index}"), node, &[&rank], 300, 1980);
+    }
+    world.settle();
+    for (index, node) in ["n0", "n1"].into_iter().enumerate() {
+        assert_eq!(groups(&world, node), [(format!("GPU-{index}"), Some("llm/Job/train".into()), 0)]);
+    }
+}

@@ -10,7 +10,9 @@
 //! What must hold, whatever the devices say:
 //! - the power limits in force never add up to more than the boards' budget, unless their lowest limits
 //!   do: a limit is raised only when the lowerings that make room for it were read back;
-//! - lowerings are never delayed; after a cut the first plan carries every new share;
+//! - lowerings are never delayed; after a cut the first plan carries every new share; raises come in steps;
+//! - boards that shed earlier are at their lowest limits before others give up watts; the boards of a
+//!   group have one ceiling;
 //! - what cannot be read counts with the most that it may draw, and silence raises nothing;
 //! - a device that no order concerns is not touched;
 //! - the same input gives the same plan.
@@ -20,12 +22,15 @@ mod boards;
 mod budget;
 mod ceiling;
 mod cpus;
+mod draft;
+mod drift;
 mod processors;
 mod release;
 mod shares;
+mod standing;
 mod state;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use powercap_common::{
     api::{Acknowledged, DeviceState},
@@ -37,7 +42,10 @@ pub use state::State;
 
 use crate::{
     hardware::ClockLock,
-    node::{observation::Observation, orders::Orders},
+    node::{
+        observation::{GpuAccess, Observation},
+        orders::Orders,
+    },
 };
 
 /// What to write, what it rests on, and what to remember.
@@ -131,6 +139,8 @@ pub struct BoardAccount {
     pub state: DeviceState,
     /// Why.
     pub reason: Reason,
+    /// How often something else's values were found on it.
+    pub drifts: u64,
 }
 
 /// How one cpufreq policy stands.
@@ -166,7 +176,7 @@ pub fn decide(seen: &Observation, orders: Option<&Orders>, state: &State) -> Pla
         plan.account.node_power = orders.overhead.alternating_current(power);
         plan.account.unknown_boards = unknown_boards(seen, orders);
     }
-    boards::account(seen, orders, &mut plan);
+    standing::account(seen, orders, &mut plan);
     cpus::account(seen, orders, &mut plan);
     if let Some(orders) = orders {
         acknowledge::acknowledge(seen, orders, &mut plan);
@@ -174,6 +184,10 @@ pub fn decide(seen: &Observation, orders: Option<&Orders>, state: &State) -> Pla
     plan.account.acknowledged = plan.state.acknowledgement.given;
     plan
 }
+
+/// Boards answer one after the other at the start: until all could have, the limits of an earlier life
+/// stand, instead of those that leave room for boards that are about to be seen.
+const LOOKING: Duration = Duration::from_secs(2);
 
 fn enforce(seen: &Observation, orders: &Orders, plan: &mut Plan) {
     plan.account.phase = Phase::Enforcing;
@@ -183,12 +197,15 @@ fn enforce(seen: &Observation, orders: &Orders, plan: &mut Plan) {
         .map(|envelope| envelope.saturating_sub(plan.state.cpu_claim.watts).saturating_sub(budget::unopened(seen)));
     plan.account.envelope = envelope;
     plan.account.boards_budget = budget;
+    if seen.gpus == GpuAccess::Starting && seen.now < LOOKING {
+        return;
+    }
     boards::enforce(seen, orders, budget, plan);
     cpus::enforce(seen, orders, envelope, plan);
 }
 
 /// Without NVML nobody can say which boards there are.
 fn unknown_boards(seen: &Observation, orders: &Orders) -> Vec<Arc<str>> {
-    let known = |uuid: &str| seen.boards.iter().any(|board| &*board.traits.uuid == uuid);
-    orders.boards.keys().filter(|uuid| !known(uuid)).cloned().collect()
+    let known: BTreeSet<_> = seen.boards.iter().map(|board| &board.traits.uuid).collect();
+    orders.boards.keys().filter(|uuid| !known.contains(uuid)).cloned().collect()
 }

@@ -36,7 +36,7 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 use crate::flags::NodeFlags;
 use decide::{Plan, State, decide};
 use metrics::Metrics;
-use observe::{Devices, spec::Sight};
+use observe::{Devices, boards::Places, letting_go, spec::Sight};
 use report::Report;
 
 /// A loop that has not turned for this long is stuck, and Kubernetes should restart it.
@@ -78,8 +78,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
 
     let devices = Devices::default();
     let period = flags.loop_period();
-    observe::boards::start(devices.clone(), flags.nvml_library.clone(), period, metrics.clone())
-        .map_err(NodeError::StartThread)?;
+    let places = Places { library: flags.nvml_library.clone(), pci: flags.pci_root.clone() };
+    observe::boards::start(devices.clone(), places, period, metrics.clone()).map_err(NodeError::StartThread)?;
     observe::host::start(Arc::clone(&devices.host), &flags.cpufreq_root, &flags.powercap_root, period, metrics.clone())
         .map_err(NodeError::StartThread)?;
 
@@ -88,6 +88,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let (report_sender, reports) = watch::channel(Report::default());
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let watching = observe::spec::watch(client.clone(), flags.node_name.clone(), sight_sender, spec_read);
+    let node_watched = letting_go::watch(client.clone(), flags.node_name.clone(), devices.clone());
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());
     let control = Loop {
         devices,
@@ -114,6 +115,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         }
         () = control.run(period) => Ok(()),
         () = watching => Ok(()),
+        () = node_watched => Ok(()),
         () = reporting => Ok(()),
         result = serving => result.map_err(NodeError::from),
     }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use powercap_common::units::Watts;
+use powercap_common::{reason::Reason, units::Watts};
 
 use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
 
@@ -39,8 +39,10 @@ pub enum GpuAccess {
     NoLibrary,
     /// NVML works.
     Working,
-    /// NVML is there and does not work: there may be boards that draw power.
+    /// Boards are there and NVML does not work: they may draw power that nobody measures.
     Broken(String),
+    /// We have closed NVML, because somebody wants the boards for themselves; why.
+    LetGo(String),
 }
 
 /// A board and what it said last.
@@ -54,13 +56,22 @@ pub struct SeenBoard {
     pub age: Duration,
     /// Why there is no newer one.
     pub fault: Option<Fault>,
+    /// How often it was opened: what was ordered before the last time may be lost.
+    pub opened: u32,
 }
 
 impl SeenBoard {
     /// The reading, if it is recent.
     #[must_use]
     pub fn fresh(&self) -> Option<&BoardReading> {
-        self.reading.as_ref().filter(|_| self.age <= STALE_AFTER)
+        self.reading.as_ref().filter(|_| self.age <= STALE_AFTER && !self.out_of_reach())
+    }
+
+    /// The board was lost, or given up to somebody else: it takes no orders, and its limits may be gone.
+    #[must_use]
+    pub fn out_of_reach(&self) -> bool {
+        let reason = self.fault.as_ref().map(|fault| fault.reason);
+        matches!(reason, Some(Reason::Quarantined | Reason::DevicesLetGo))
     }
 }
 

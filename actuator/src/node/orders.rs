@@ -61,12 +61,16 @@ impl Overhead {
 }
 
 /// The ceiling of one board.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoardCeiling {
     /// Its highest clock.
     pub clock: Option<Megahertz>,
     /// The most it may draw.
     pub limit: Option<Watts>,
+    /// Under a grant, boards with a lower number give up their watts first.
+    pub shed_order: u32,
+    /// Boards of one group run at one clock and share as one.
+    pub group: Option<Arc<str>>,
     /// Why.
     pub reason: Reason,
 }
@@ -127,11 +131,15 @@ impl Orders {
             let given = BoardCeiling {
                 clock: ceiling.max_graphics_megahertz.map(Megahertz::new),
                 limit: ceiling.power_limit_watts.map(Watts::new),
+                shed_order: ceiling.shed_order,
+                group: ceiling.group.as_deref().map(Arc::from),
                 reason: ceiling.reason.parse().unwrap_or(Reason::Enforcing),
             };
-            let place = orders.boards.entry(ceiling.uuid.as_str().into()).or_insert(given);
+            let place = orders.boards.entry(ceiling.uuid.as_str().into()).or_insert_with(|| given.clone());
             place.clock = stricter(place.clock, given.clock);
             place.limit = stricter(place.limit, given.limit);
+            place.shed_order = place.shed_order.max(given.shed_order);
+            place.group = place.group.take().or(given.group);
         }
         for ceiling in &spec.cpu_frequencies {
             let given = CpuCeiling {
@@ -214,7 +222,7 @@ mod tests {
             });
         }
         let orders = Orders::accept(&object, "node-1", None).unwrap();
-        let ceiling = orders.boards["GPU-1"];
+        let ceiling = &orders.boards["GPU-1"];
         assert_eq!((ceiling.clock, ceiling.limit), (Some(Megahertz::new(1200)), Some(Watts::new(500))));
         assert_eq!(ceiling.reason, Reason::PolicyCap);
     }

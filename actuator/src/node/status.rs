@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use powercap_common::{
-    api::{CpuStatus, GpuStatus, NodeFrequenciesStatus},
+    api::{CpuStatus, DeviceState, GpuStatus, NodeFrequenciesStatus},
     condition::Truth,
     reason::Reason,
     units::{Megahertz, Watts},
@@ -127,14 +127,15 @@ fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem
             format!("NVML does not work, so boards may draw power that nobody measures: {why}"),
         );
     }
+    if let GpuAccess::LetGo(why) = &seen.gpus {
+        return not(Reason::DevicesLetGo, format!("{why}: the boards count with the most that they take"));
+    }
     if seen.gpus == GpuAccess::Starting {
         return Verdict { truth: Truth::Unknown, reason: Reason::NoData, message: "looking for boards".to_owned() };
     }
-    let troubled = seen
-        .boards
-        .iter()
-        .zip(&account.boards)
-        .find(|(_, standing)| standing.state == powercap_common::api::DeviceState::Failed);
+    let troubled = seen.boards.iter().zip(&account.boards).find(|(_, standing)| {
+        matches!(standing.state, DeviceState::Failed | DeviceState::Quarantined) || standing.reason == Reason::Contended
+    });
     if let Some((board, standing)) = troubled {
         let why = board.fault.as_ref().map_or(standing.reason.explanation(), |fault| fault.message.as_str());
         return not(standing.reason, format!("{}: {why}", board.traits.uuid));
@@ -244,7 +245,7 @@ fn megahertz(a: Option<u32>, b: Option<u32>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use powercap_common::api::{Acknowledged, DeviceState};
+    use powercap_common::api::Acknowledged;
 
     use super::*;
 

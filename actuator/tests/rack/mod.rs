@@ -83,6 +83,7 @@ impl Rack {
             reading: Some(board.reading),
             age: board.age,
             fault: None,
+            opened: 1,
         };
         Observation {
             now: self.now,
@@ -239,5 +240,11 @@ pub fn granted(sequence: i64, watts: u32) -> Orders {
 
 /// A ceiling for one board.
 pub fn ceiling(clock: Option<u32>, limit: Option<u32>) -> BoardCeiling {
-    BoardCeiling { clock: clock.map(Megahertz::new), limit: limit.map(Watts::new), reason: Reason::PolicyCap }
+    BoardCeiling {
+        clock: clock.map(Megahertz::new),
+        limit: limit.map(Watts::new),
+        shed_order: 0,
+        group: None,
+        reason: Reason::PolicyCap,
+    }
 }

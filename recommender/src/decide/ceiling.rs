@@ -53,8 +53,8 @@ pub struct Range {
 const GRID_MHZ: u32 = 15;
 /// The exponent of power over clock, facts/power-control.md.
 const EXPONENT: f64 = 2.3;
-/// A step of relaxing, in percent of the highest clock.
-const STEP_PERCENT: u32 = 5;
+/// A step of relaxing, as a share of the highest clock.
+const STEP: f64 = 0.05;
 
 /// The next ceiling (`None`: none), given the present one and the watts that the devices may draw.
 #[must_use]
@@ -73,8 +73,9 @@ pub fn next(
         (Pressure::Lower, _) => fitting().min(present.unwrap_or(range.highest)),
         (Pressure::Relax | Pressure::RelaxAtOnce, None) => return None,
         (Pressure::Relax, Some(present)) => {
-            let step = (range.highest.get() * STEP_PERCENT / 100).max(GRID_MHZ);
-            fitting().min(on_grid(Megahertz::new(present.get() + step))).max(present)
+            // Highest clocks come from statuses: any number may be there.
+            let step = range.highest.scaled(STEP).get().max(GRID_MHZ);
+            fitting().min(on_grid(Megahertz::new(present.get().saturating_add(step)))).max(present)
         }
         (Pressure::RelaxAtOnce, Some(present)) => fitting().max(present),
     };
@@ -159,6 +160,19 @@ mod tests {
         let now = next(Some(Megahertz::new(900)), Pressure::RelaxAtOnce, &boards(160, 900), Watts::new(8 * 400), RANGE);
         // ((400 − 70) ÷ (160 − 70)) ^ (1 ÷ 2.3) × 900 = 1583
         assert_eq!(now, Some(Megahertz::new(1575)));
+    }
+
+    #[test]
+    fn no_clock_that_a_status_may_tell_is_too_high() {
+        for (lowest, highest, present) in
+            [(0, u32::MAX, u32::MAX), (u32::MAX, u32::MAX, 1), (345, u32::MAX / 5 + 1, 1500), (0, 0, 0)]
+        {
+            let range = Range { lowest: Megahertz::new(lowest), highest: Megahertz::new(highest) };
+            for pressure in [Pressure::Lower, Pressure::Relax, Pressure::RelaxAtOnce, Pressure::Hold] {
+                let next = next(Some(Megahertz::new(present)), pressure, &boards(700, 1), Watts::new(400), range);
+                assert!(next.is_none_or(|next| next >= range.lowest), "{range:?} {pressure:?}: {next:?}");
+            }
+        }
     }
 
     #[test]

@@ -41,7 +41,27 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         node: pod.spec.as_ref()?.node_name.clone()?,
         labels: labels(pod),
         gpus: pod.spec.iter().flat_map(|spec| &spec.containers).map(container_gpus).sum(),
+        job: job(pod),
     })
+}
+
+/// Labels by which sets of jobs and of leaders name themselves on pods that belong to a part of them.
+const SETS: [(&str, &str); 2] =
+    [("jobset.sigs.k8s.io/jobset-name", "JobSet"), ("leaderworkerset.sigs.k8s.io/name", "LeaderWorkerSet")];
+/// Each replica of a LeaderWorkerSet is a job of its own.
+const REPLICA: &str = "leaderworkerset.sigs.k8s.io/group-index";
+/// Controllers whose pods are the ranks of one job.
+const JOBS: [&str; 4] = ["Job", "JobSet", "LeaderWorkerSet", "PyTorchJob"];
+
+/// The job of which the pod is a rank: the set that its labels name, else its controller.
+fn job(pod: &Pod) -> Option<String> {
+    for (label, kind) in SETS {
+        let Some(name) = pod.labels().get(label) else { continue };
+        let replica = pod.labels().get(REPLICA).map(|replica| format!("/{replica}")).unwrap_or_default();
+        return Some(format!("{kind}/{name}{replica}"));
+    }
+    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    JOBS.contains(&controller.kind.as_str()).then(|| format!("{}/{}", controller.kind, controller.name))
 }
 
 /// The resource that NVIDIA's device plugin advertises.
@@ -60,4 +80,35 @@ pub fn node_facts(node: &Node) -> (String, NodeFacts) {
 
 fn labels<K: Resource>(object: &K) -> Labels {
     object.meta().labels.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn job_of(metadata: &serde_json::Value) -> Option<String> {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+            "spec": {"nodeName": "n1", "containers": []}, "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        pod.metadata.namespace = Some("llm".to_owned());
+        slim_pod(&mut pod);
+        pod_facts(&pod).unwrap().job
+    }
+
+    #[test]
+    fn ranks_of_one_job_are_known_by_their_controller_or_their_set() {
+        let owned = |kind: &str, controller: bool| json!({"name": "p", "ownerReferences": [{"apiVersion": "v1", "kind": kind, "name": "train", "uid": "u", "controller": controller}]});
+        assert_eq!(job_of(&owned("PyTorchJob", true)).as_deref(), Some("PyTorchJob/train"));
+        assert_eq!(job_of(&owned("Job", true)).as_deref(), Some("Job/train"));
+        assert_eq!(job_of(&owned("Job", false)), None, "an owner that does not control");
+        assert_eq!(job_of(&owned("ReplicaSet", true)), None, "replicas of a service do not wait for each other");
+        let mut in_set = owned("Job", true);
+        in_set["labels"] = json!({"jobset.sigs.k8s.io/jobset-name": "sweep"});
+        assert_eq!(job_of(&in_set).as_deref(), Some("JobSet/sweep"));
+        let replica = json!({"name": "p", "labels": {"leaderworkerset.sigs.k8s.io/name": "serve", "leaderworkerset.sigs.k8s.io/group-index": "1"}});
+        assert_eq!(job_of(&replica).as_deref(), Some("LeaderWorkerSet/serve/1"));
+    }
 }

@@ -106,7 +106,7 @@ impl World {
     pub fn pod(&mut self, name: &str, app: &str, node: &str) -> PodName {
         let pod = PodName { namespace: "llm".into(), name: name.into() };
         let labels = [("app".to_owned(), app.to_owned())].into();
-        self.observation.pods.push(PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1 });
+        self.observation.pods.push(PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, job: None });
         pod
     }
 

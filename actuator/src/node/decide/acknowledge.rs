@@ -1,8 +1,9 @@
 //! When a decision of the recommender may be said to hold.
 //!
 //! What must hold: acknowledged means that every ceiling was read back and the node's power was
-//! measured at or below the grant; a device that cannot be read prevents it. An acknowledgement stands
-//! until the next one.
+//! measured at or below the grant; a device that cannot be read prevents it, save one that was lost and
+//! has no ceiling of its own: it counts with the most that it takes. An acknowledgement stands until the
+//! next one.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ fn everything_holds(seen: &Observation, orders: &Orders, plan: &Plan) -> bool {
     let boards_known = match &seen.gpus {
         GpuAccess::Working => true,
         GpuAccess::NoLibrary => orders.boards.is_empty(),
-        GpuAccess::Starting | GpuAccess::Broken(_) => false,
+        GpuAccess::Starting | GpuAccess::Broken(_) | GpuAccess::LetGo(_) => false,
     };
     let cpus_known = seen.packages.as_ref().is_none_or(|packages| packages.fresh().is_some());
     let within_grant = orders.grant.is_none_or(|grant| plan.account.node_power <= grant);
@@ -70,8 +71,11 @@ fn everything_holds(seen: &Observation, orders: &Orders, plan: &Plan) -> bool {
 /// The board is within what the orders say of it. The feedback below that may go on moving.
 fn board_holds(board: &SeenBoard, orders: &Orders, plan: &Plan) -> bool {
     let Some(state) = plan.state.board(board) else { return true };
-    let Some(reading) = board.fresh() else { return false };
     let ceiling = orders.boards.get(&board.traits.uuid);
+    if board.out_of_reach() && ceiling.is_none() {
+        return true;
+    }
+    let Some(reading) = board.fresh() else { return false };
     let limit_holds = match ceiling.and_then(|ceiling| ceiling.limit).filter(|_| reading.limit_knob.usable()) {
         Some(limit) => exposure(board, Some(state)) <= limit.max(board.traits.min_limit),
         None => true,

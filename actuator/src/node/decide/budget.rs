@@ -22,6 +22,9 @@ const RESERVE: Watts = Watts::new(5);
 /// How long the CPUs' power must have been lower before their claim falls.
 const HOLD: Duration = Duration::from_secs(5);
 
+/// A board of which nothing is known may be the largest that is made: a GB300.
+const LARGEST_BOARD: Watts = Watts::new(1400);
+
 /// Watts set aside for the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CpuClaim {
@@ -53,8 +56,11 @@ fn round_up(watts: Watts) -> Watts {
 }
 
 /// The limit that a board may be running under: what was read, or any order that it may not have
-/// carried out yet; where neither is known, the most that it takes.
+/// carried out yet; where neither is known or to be believed, the most that it takes.
 pub(super) fn exposure(board: &SeenBoard, state: Option<&BoardState>) -> Watts {
+    if board.out_of_reach() || state.is_some_and(|state| state.drift.distrusted()) {
+        return board.traits.max_limit;
+    }
     let read = board.reading.and_then(|reading| reading.limit).unwrap_or(board.traits.max_limit);
     read.max(state.and_then(|state| state.unconfirmed).unwrap_or_default())
 }
@@ -64,9 +70,10 @@ pub(super) fn counted(board: &SeenBoard, state: Option<&BoardState>) -> Watts {
     board.fresh().map_or_else(|| exposure(board, state), |reading| reading.power)
 }
 
-/// What boards that could not be opened count with: each the most that its largest neighbour takes.
+/// What boards that could not be opened count with: each the most that its largest neighbour takes, and
+/// where there is none, the most that any board takes.
 pub(super) fn unopened(seen: &Observation) -> Watts {
-    let largest = seen.boards.iter().map(|board| board.traits.max_limit).max().unwrap_or_default();
+    let largest = seen.boards.iter().map(|board| board.traits.max_limit).max().unwrap_or(LARGEST_BOARD);
     std::iter::repeat_n(largest, seen.unopened_boards).sum()
 }
 

@@ -28,7 +28,7 @@ use crate::hardware::{BoardReading, BoardTraits, ClockGrid};
 /// Time that a new ceiling needs to show in the power reading.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Raises come no faster than this.
-const RAISE_PERIOD: Duration = Duration::from_millis(300);
+pub(super) const RAISE_PERIOD: Duration = Duration::from_millis(300);
 /// Below this share of the highest limit a board has nothing to do.
 const IDLE_PERCENT: u32 = 20;
 /// How long it must have had nothing to do.
@@ -102,7 +102,9 @@ impl Governor {
             bar: None,
             idle_since: at.idle().then_some(at.now),
         };
-        let ceiling = governor.modelled(at);
+        let modelled = governor.modelled(at);
+        // An earlier life of the agent may have left a lock that nobody can read: what runs is not let loose.
+        let ceiling = if at.idle() { modelled } else { modelled.min(at.grid.above(at.ran_at(at.top), 1)) };
         (Self { ceiling, ..governor }, Reason::EnvelopeReached)
     }
 

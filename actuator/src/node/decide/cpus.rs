@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use powercap_common::{api::DeviceState, reason::Reason, units::Watts};
 
-use super::{CpuAccount, CpuWrite, Phase, Plan, budget::exposure};
+use super::{
+    CpuAccount, CpuWrite, Phase, Plan,
+    budget::{exposure, unopened},
+};
 use crate::{
     hardware::Knob,
     node::{
@@ -20,7 +23,7 @@ const LATE: Duration = Duration::from_millis(500);
 /// Writes the CPUs' ceilings.
 pub(super) fn enforce(seen: &Observation, orders: &Orders, envelope: Option<Watts>, plan: &mut Plan) {
     let power = seen.packages.as_ref().and_then(|packages| packages.fresh());
-    let beside_boards: Watts = seen.boards.iter().map(|board| lowest(board, plan)).sum();
+    let beside_boards = seen.boards.iter().map(|board| lowest(board, plan)).sum::<Watts>() + unopened(seen);
     let budget = envelope.filter(|_| seen.packages.is_some()).map(|envelope| envelope.saturating_sub(beside_boards));
     plan.state.cpu_governor = plan.state.cpu_governor.next(power, budget, seen.now);
     if let (Some(power), Some(budget)) = (power, budget) {
@@ -72,7 +75,8 @@ pub(super) fn write(
 
 /// The least that a board can be brought to.
 fn lowest(board: &SeenBoard, plan: &Plan) -> Watts {
-    let steerable = board.fresh().is_some_and(|reading| reading.limit_knob.usable());
+    let distrusted = plan.state.board(board).is_some_and(|state| state.drift.distrusted());
+    let steerable = !distrusted && board.fresh().is_some_and(|reading| reading.limit_knob.usable());
     if steerable { board.traits.min_limit } else { exposure(board, plan.state.board(board)) }
 }
 

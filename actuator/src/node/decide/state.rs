@@ -7,7 +7,9 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
-use super::{boards::Demand, budget::CpuClaim, ceiling::Governor, processors::CpuGovernor, release::Ramp};
+use super::{
+    boards::Demand, budget::CpuClaim, ceiling::Governor, drift::Drift, processors::CpuGovernor, release::Ramp,
+};
 use crate::node::observation::SeenBoard;
 
 /// What a decision remembers for the next one; begins empty.
@@ -59,7 +61,15 @@ pub struct BoardState {
     pub(super) ordered_at: Duration,
     /// When a range of clocks was ordered last.
     pub(super) lock_ordered_at: Duration,
+    /// When a limit was raised last.
+    pub(super) raised_at: Option<Duration>,
     pub(super) governor: Option<Governor>,
+    /// Its ceiling is that of a slower board of its group.
+    pub(super) follows: bool,
+    /// Whether it keeps to what it was told.
+    pub(super) drift: Drift,
+    /// The opening of the board that the orders were given to.
+    pub(super) opened: u32,
 }
 
 /// What is remembered of a cpufreq policy.

@@ -1,67 +1,212 @@
-//! Finds the boards and starts a thread for each; looks again while there is no working NVML.
+//! Finds the boards, keeps a thread for each, and looks again for those that are missing.
+//!
+//! ```text
+//!            library loaded, boards counted                  a board lost, or not opened
+//!   closed ─────────────────────────────────▶ open ──────────────────────────────────────┐
+//!     ▲  ▲                                     │  ▲        looked for again at once,      │
+//!     │  └── somebody else wants the boards ───┘  └─── after 10 s, 20 s, … 2 minutes ─────┘
+//!     └───── the third time: NVML itself is closed and opened, since it may only count anew then
+//! ```
+//!
+//! What must hold: NVML has no timeouts, so whatever may hang has a thread of its own: each board, from
+//! its opening on, and this search; a board is known by its UUID; one that is lost stays, and counts
+//! with the most that it takes, until NVML no longer counts it.
 
-use std::{ffi::OsString, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use nvml_wrapper::Nvml;
 
-use super::{BoardChannel, Devices, sample};
+use super::{Devices, letting_go::DevicesWanted, sample};
 use crate::{
     devices::{
         Board,
         nvml::{self, NvmlBoard, NvmlUnavailable},
+        pci,
     },
     node::{metrics::Metrics, observation::GpuAccess},
 };
 
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Boards that are missing are looked for again after this, then after twice as long, up to the longest.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(120);
+/// After so many looks in vain NVML is closed and opened.
+const LOOKS: u32 = 2;
+/// How often it is asked whether one is missing.
+const POLL: Duration = Duration::from_secs(1);
+/// Threads get this long to end before NVML is closed.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Threads of devices call shallow code only.
 pub(super) const STACK_BYTES: usize = 256 << 10;
+
+/// Where boards are looked for.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The NVML library.
+    pub library: OsString,
+    /// Where the kernel shows PCI devices.
+    pub pci: PathBuf,
+}
 
 /// Starts looking for boards, in a thread of its own, since loading NVML may take seconds.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start(devices: Devices, library: OsString, period: Duration, metrics: Metrics) -> std::io::Result<()> {
-    let look = move || {
-        loop {
-            match nvml::load(&library) {
-                Ok((nvml, count)) => {
-                    tracing::info!(boards = count, "NVML works");
-                    devices.set_access(GpuAccess::Working, count);
-                    for index in 0..count {
-                        let (nvml, devices, metrics) = (Arc::clone(&nvml), devices.clone(), metrics.clone());
-                        let thread =
-                            named(&format!("gpu-{index}")).spawn(move || run(&nvml, index, &devices, period, &metrics));
-                        if let Err(error) = thread {
-                            tracing::error!(index, %error, "a board's thread could not be started");
-                        }
-                    }
-                    return;
-                }
-                Err(error @ NvmlUnavailable::NoLibrary(_)) => {
-                    tracing::info!(%error, "no NVML: this node counts as one without boards; looking again in 30 s");
-                    devices.set_access(GpuAccess::NoLibrary, 0);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "NVML does not work; trying again in 30 s");
-                    devices.set_access(GpuAccess::Broken(error.to_string()), 0);
-                }
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-    };
-    named("nvml").spawn(look).map(drop)
+pub fn start(devices: Devices, places: Places, period: Duration, metrics: Metrics) -> std::io::Result<()> {
+    let search =
+        Search { devices, places, period, metrics, session: None, threads: BTreeMap::new(), in_vain: 0, last: None };
+    named("nvml").spawn(move || search.run()).map(drop)
 }
 
-fn run(nvml: &Nvml, index: u32, devices: &Devices, period: Duration, metrics: &Metrics) {
-    let mut board = loop {
-        match NvmlBoard::open(nvml, index) {
-            Ok(board) => break board,
-            Err(error) => {
-                tracing::warn!(index, %error, "a board could not be opened; trying again in 30 s");
-                devices.set_board(index, Err(error.to_string()));
-                thread::sleep(LOOK_AGAIN);
+struct Search {
+    devices: Devices,
+    places: Places,
+    period: Duration,
+    metrics: Metrics,
+    session: Option<Arc<Nvml>>,
+    /// The boards' threads, by NVML's index.
+    threads: BTreeMap<u32, JoinHandle<()>>,
+    /// Looks since something went missing.
+    in_vain: u32,
+    /// What was said of NVML last, so that it is said once.
+    last: Option<String>,
+}
+
+impl Search {
+    fn run(mut self) {
+        let mut due = Instant::now();
+        loop {
+            if Instant::now() >= due {
+                let pause = self.look();
+                due = Instant::now() + pause;
             }
+            self.devices.forget_departed();
+            let Some(wanted) = self.devices.wishes.take_until(due.min(Instant::now() + POLL)) else {
+                if self.in_vain == 0 && self.session.is_some() && self.devices.misses_boards() {
+                    due = Instant::now();
+                }
+                continue;
+            };
+            if let DevicesWanted::LetGo(why) = wanted {
+                self.let_go(&why);
+            }
+            self.in_vain = 0;
+            due = Instant::now();
+        }
+    }
+
+    /// Looks for what is missing; says when to look again.
+    fn look(&mut self) -> Duration {
+        let missing = self.session.is_none() || self.devices.misses_boards();
+        if !missing {
+            self.in_vain = 0;
+            return POLL;
+        }
+        if self.in_vain >= LOOKS && self.session.is_some() {
+            tracing::info!("boards are still missing; closing NVML and opening it again");
+            self.close();
+        }
+        let count = match &self.session {
+            Some(nvml) => nvml.device_count().map_err(NvmlUnavailable::CountBoards),
+            None => nvml::load(&self.places.library).map(|(nvml, count)| {
+                self.session = Some(nvml);
+                count
+            }),
+        };
+        match count {
+            Ok(count) => self.count(count),
+            Err(error) => self.unavailable(&error),
+        }
+        self.in_vain += 1;
+        LOOK_AGAIN.saturating_mul(2_u32.saturating_pow(self.in_vain - 1)).min(LONGEST)
+    }
+
+    fn count(&mut self, count: u32) {
+        self.say(format!("NVML works and counts {count} boards"));
+        self.devices.set_access(GpuAccess::Working, count);
+        self.threads.retain(|_, thread| !thread.is_finished());
+        let Some(nvml) = &self.session else { return };
+        for index in (0..count).filter(|index| !self.threads.contains_key(index)).collect::<Vec<_>>() {
+            let (nvml, devices, metrics, period) =
+                (Arc::clone(nvml), self.devices.clone(), self.metrics.clone(), self.period);
+            self.devices.opening(index);
+            match named(&format!("gpu-{index}")).spawn(move || run(&nvml, index, &devices, period, &metrics)) {
+                Ok(thread) => drop(self.threads.insert(index, thread)),
+                Err(error) => self.devices.not_opened(index, format!("no thread could be started: {error}")),
+            }
+        }
+    }
+
+    /// Without NVML the PCI bus tells whether there are boards.
+    fn unavailable(&mut self, error: &NvmlUnavailable) {
+        let boards = pci::nvidia_boards(&self.places.pci);
+        let access = match error {
+            NvmlUnavailable::NoLibrary(_) if boards == 0 => GpuAccess::NoLibrary,
+            error if boards == 0 => GpuAccess::Broken(error.to_string()),
+            error => GpuAccess::Broken(format!("{boards} NVIDIA boards are on the PCI bus, and {error}")),
+        };
+        self.say(format!("{error}; looking again"));
+        self.devices.set_access(access, u32::try_from(boards).unwrap_or(u32::MAX));
+    }
+
+    /// Says a thing once.
+    fn say(&mut self, what: String) {
+        if self.last.as_ref() != Some(&what) {
+            tracing::info!(boards_on_pci = pci::nvidia_boards(&self.places.pci), found = %what, "looked for boards");
+            self.last = Some(what);
+        }
+    }
+
+    /// Closes NVML until the boards are ours again.
+    fn let_go(&mut self, why: &str) {
+        tracing::warn!(why, "letting go of the boards; they count with the most that they take");
+        self.devices.let_go(why);
+        self.close();
+        self.last = None;
+        loop {
+            match self.devices.wishes.take_until(Instant::now() + LONGEST) {
+                Some(DevicesWanted::Wanted) => break,
+                Some(DevicesWanted::LetGo(why)) => self.devices.let_go(&why),
+                None => {}
+            }
+        }
+        tracing::info!("the boards are ours again");
+        self.devices.taken_back();
+    }
+
+    /// Ends the boards' threads and closes NVML; a call that hangs keeps it open.
+    fn close(&mut self) {
+        self.devices.stop_boards();
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while self.threads.values().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.threads.retain(|_, thread| !thread.is_finished());
+        let hanging: Vec<_> = self.threads.keys().collect();
+        if !hanging.is_empty() {
+            tracing::warn!(?hanging, "calls to boards hang; NVML stays open until they return");
+        }
+        if let Some(Ok(nvml)) = self.session.take().map(Arc::try_unwrap) {
+            let closed = nvml.shutdown();
+            tracing::info!(error = closed.err().map(tracing::field::display), "closed NVML");
+        }
+    }
+}
+
+/// A board's thread, from its opening to its end.
+fn run(nvml: &Nvml, index: u32, devices: &Devices, period: Duration, metrics: &Metrics) {
+    let mut board = match NvmlBoard::open(nvml, index) {
+        Ok(board) => board,
+        Err(error) => {
+            tracing::warn!(index, %error, "a board could not be opened");
+            devices.not_opened(index, error.to_string());
+            return;
         }
     };
     let traits = board.traits();
@@ -70,8 +215,7 @@ fn run(nvml: &Nvml, index: u32, devices: &Devices, period: Duration, metrics: &M
         min_limit = %traits.min_limit, max_limit = %traits.max_limit, default_limit = %traits.default_limit,
         "found a board"
     );
-    let channel = Arc::new(BoardChannel::new(traits.clone()));
-    devices.set_board(index, Ok(Arc::clone(&channel)));
+    let Some(channel) = devices.opened(index, traits.clone()) else { return };
     sample::run(&mut board, &channel, &devices.alarm, period, metrics);
 }
 

@@ -7,10 +7,13 @@
 //! ```
 //!
 //! What must hold: the loop never waits for a device; a thread that hangs leaves its last reading,
-//! whose age tells; a newer order replaces one that was not begun, kind by kind.
+//! whose age tells; a newer order replaces one that was not begun, kind by kind; a board that was lost
+//! or let go has no reading at all.
 
 pub mod boards;
+mod gpus;
 pub mod host;
+pub mod letting_go;
 pub mod sample;
 pub mod spec;
 
@@ -18,18 +21,21 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use powercap_common::units::Watts;
+use powercap_common::{reason::Reason, units::Watts};
 use tokio::sync::Notify;
 
 use super::{
     decide::{BoardWrite, CpuWrite},
-    observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
+    observation::{Observation, Packages, SeenBoard, SeenCpu},
 };
+use gpus::Gpus;
+use letting_go::DevicesWanted;
+
 use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
 
 /// All devices of the node, as the loop sees them; clones share them.
@@ -40,14 +46,7 @@ pub struct Devices {
     pub host: Arc<HostChannel>,
     /// Rung when a board draws more than its share: the loop need not wait for its time.
     pub alarm: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct Gpus {
-    access: GpuAccess,
-    /// Of NVML's boards, by index: open ones, and why others are not.
-    boards: BTreeMap<u32, Result<Arc<BoardChannel>, String>>,
-    expected: u32,
+    wishes: Arc<Mailbox<DevicesWanted>>,
 }
 
 /// One board between its thread and the loop.
@@ -57,6 +56,12 @@ pub struct BoardChannel {
     latest: Mutex<Latest<BoardReading>>,
     orders: Mailbox<BoardWrite>,
     alarm_mw: AtomicU64,
+    /// How often it was opened anew, this time included.
+    opened: u32,
+    /// A thread has it.
+    held: AtomicBool,
+    /// Its thread is to end.
+    stop: AtomicBool,
 }
 
 /// The CPUs between their thread and the loop.
@@ -136,7 +141,7 @@ impl Devices {
     pub fn observe(&self, start: Instant) -> Observation {
         let now = Instant::now();
         let gpus = lock(&self.gpus);
-        let boards = gpus.boards.values().flatten().map(|channel| channel.seen(now)).collect();
+        let boards = gpus.in_order().map(|channel| channel.seen(now)).collect();
         let access = gpus.access();
         let unopened_boards = gpus.unopened();
         drop(gpus);
@@ -167,46 +172,39 @@ impl Devices {
     /// The board's channel, if the node has that board.
     #[must_use]
     pub fn board(&self, uuid: &str) -> Option<Arc<BoardChannel>> {
-        lock(&self.gpus).boards.values().flatten().find(|channel| &*channel.traits.uuid == uuid).cloned()
+        lock(&self.gpus).board(uuid).cloned()
     }
 
-    fn set_access(&self, access: GpuAccess, expected: u32) {
-        let mut gpus = lock(&self.gpus);
-        gpus.access = access;
-        gpus.expected = expected;
-    }
-
-    fn set_board(&self, index: u32, board: Result<Arc<BoardChannel>, String>) {
-        lock(&self.gpus).boards.insert(index, board);
-    }
-}
-
-impl Gpus {
-    fn unopened(&self) -> usize {
-        let open = self.boards.values().filter(|board| board.is_ok()).count();
-        (self.expected as usize).saturating_sub(open)
-    }
-
-    fn access(&self) -> GpuAccess {
-        if self.access != GpuAccess::Working {
-            return self.access.clone();
-        }
-        match self.boards.iter().find_map(|(index, board)| board.as_ref().err().map(|error| (index, error))) {
-            Some((index, error)) => GpuAccess::Broken(format!("board {index}: {error}")),
-            None if self.boards.len() < self.expected as usize => GpuAccess::Starting,
-            None => GpuAccess::Working,
-        }
+    /// Says whether the boards are ours to hold.
+    pub fn want(&self, wanted: DevicesWanted) {
+        self.wishes.put(wanted, |held, newer| *held = newer);
     }
 }
 
 impl BoardChannel {
-    fn new(traits: BoardTraits) -> Self {
+    fn new(traits: BoardTraits, opened: u32) -> Self {
         Self {
             traits: Arc::new(traits),
             latest: Mutex::default(),
             orders: Mailbox::default(),
             alarm_mw: AtomicU64::new(u64::MAX),
+            opened,
+            held: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
         }
+    }
+
+    /// Takes the board's readings away: nothing that was read is so any more.
+    fn out_of_reach(&self, reason: Reason, message: String) {
+        *lock(&self.latest) = Latest { reading: None, fault: Some(Fault { reason, message }) };
+    }
+
+    fn is_out_of_reach(&self) -> bool {
+        self.seen(Instant::now()).out_of_reach()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Gives the board's thread something to do.
@@ -235,6 +233,7 @@ impl BoardChannel {
             reading: latest.value(),
             age: latest.age(now),
             fault: latest.fault.clone(),
+            opened: self.opened,
         }
     }
 }

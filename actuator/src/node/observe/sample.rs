@@ -1,14 +1,18 @@
 //! A board's thread: reads it ten times a second, and carries out orders as they come.
 //!
 //! What must hold: power is read last, so that the loop acts on it within the moment; an order is begun
-//! at once, clocks before the limit, and followed by a reading, so that the loop sees what came of it.
+//! at once, clocks before the limit, and followed by a reading, so that the loop sees what came of it;
+//! a board that was lost is not asked again, and one that fails is asked ever more rarely.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use powercap_common::{reason::Reason, units::Watts};
 use tokio::sync::Notify;
 
-use super::{BoardChannel, lock};
+use super::{BoardChannel, Latest, lock};
 use crate::{
     devices::{Board, DeviceError},
     hardware::{BoardReading, ClockLock, Fault, Knob},
@@ -19,7 +23,11 @@ use crate::{
 };
 
 /// The limit changes by our orders and rarely otherwise: it is read after each order, and this often.
-const LIMIT_PERIOD: Duration = Duration::from_secs(1);
+const LIMIT_PERIOD: Duration = Duration::from_millis(500);
+/// A limit that was accepted is looked for in every sample for so long.
+const SHOWS_WITHIN: Duration = Duration::from_secs(1);
+/// A board that fails is read this many times more rarely at the most: UNKNOWN and NOT_READY pass.
+const MOST_PERIODS: u32 = 32;
 
 /// What a thread remembers of its board's orders.
 #[derive(Default)]
@@ -34,19 +42,50 @@ struct Standing {
     executed: u64,
 }
 
-/// Reads the board every `period` and carries out its orders, for ever.
+/// Reads the board every `period` and carries out its orders, until it is lost or to be left.
 pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify, period: Duration, metrics: &Metrics) {
-    let mut standing = Standing::default();
+    let mut standing = Standing::taken_over(channel);
     let mut next = Instant::now();
-    loop {
-        let sampled = sample(board, &mut standing);
-        publish(channel, sampled, alarm);
-        next = (next + period).max(Instant::now());
-        while let Some(order) = channel.orders.take_until(next) {
+    let mut periods = 1;
+    while !channel.stopped() {
+        let read = publish(channel, sample(board, &mut standing), alarm);
+        periods = if read == Read::Failed { (periods * 2).min(MOST_PERIODS) } else { 1 };
+        next = (next + period * periods).max(Instant::now());
+        let mut lost = read == Read::Lost;
+        while !lost
+            && !channel.stopped()
+            && let Some(order) = channel.orders.take_until(next)
+        {
             carry_out(board, &order, &mut standing, metrics);
-            publish(channel, sample(board, &mut standing), alarm);
+            lost = publish(channel, sample(board, &mut standing), alarm) == Read::Lost;
+        }
+        if lost {
+            break;
         }
     }
+    channel.held.store(false, Ordering::Release);
+}
+
+impl Standing {
+    /// Takes over from a thread that ended because NVML was closed for a moment.
+    fn taken_over(channel: &BoardChannel) -> Self {
+        let Some(reading) = lock(&channel.latest).value() else { return Self::default() };
+        Self {
+            lock: reading.lock,
+            clock_knob: reading.clock_knob,
+            limit_knob: reading.limit_knob,
+            executed: reading.executed,
+            ..Self::default()
+        }
+    }
+}
+
+/// What came of a sample.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Done,
+    Failed,
+    Lost,
 }
 
 fn sample(board: &mut dyn Board, standing: &mut Standing) -> Result<BoardReading, DeviceError> {
@@ -54,7 +93,7 @@ fn sample(board: &mut dyn Board, standing: &mut Standing) -> Result<BoardReading
         standing.limit = board.read_limit()?;
         standing.limit_read_at = Some(Instant::now());
         standing.awaited =
-            standing.awaited.filter(|(limit, since)| standing.limit != Some(*limit) && since.elapsed() < LIMIT_PERIOD);
+            standing.awaited.filter(|(limit, since)| standing.limit != Some(*limit) && since.elapsed() < SHOWS_WITHIN);
     }
     let clock = board.read_clock()?;
     let power = board.read_power()?;
@@ -69,22 +108,32 @@ fn sample(board: &mut dyn Board, standing: &mut Standing) -> Result<BoardReading
     })
 }
 
-fn publish(channel: &BoardChannel, sampled: Result<BoardReading, DeviceError>, alarm: &Notify) {
-    let mut latest = lock(&channel.latest);
+fn publish(channel: &BoardChannel, sampled: Result<BoardReading, DeviceError>, alarm: &Notify) -> Read {
+    // Of a board that was let go meanwhile nothing is said.
+    if channel.is_out_of_reach() {
+        return Read::Lost;
+    }
     match sampled {
         Ok(reading) => {
-            latest.reading = Some((reading, Instant::now()));
-            latest.fault = None;
-            drop(latest);
+            *lock(&channel.latest) = Latest { reading: Some((reading, Instant::now())), fault: None };
             if channel.alarms(reading.power) {
                 alarm.notify_one();
             }
+            Read::Done
+        }
+        Err(error @ DeviceError::Lost { .. }) => {
+            tracing::error!(uuid = %channel.traits.uuid, %error, "a board was lost; it counts with the most that it takes");
+            channel.out_of_reach(Reason::Quarantined, error.to_string());
+            alarm.notify_one();
+            Read::Lost
         }
         Err(error) => {
+            let mut latest = lock(&channel.latest);
             if latest.fault.is_none() {
                 tracing::warn!(uuid = %channel.traits.uuid, %error, "a board could not be read");
             }
             latest.fault = Some(fault(&error));
+            Read::Failed
         }
     }
 }
@@ -93,7 +142,8 @@ pub(super) fn fault(error: &DeviceError) -> Fault {
     let reason = match error {
         DeviceError::Denied { .. } => Reason::PermissionDenied,
         DeviceError::Unsupported { .. } => Reason::Unsupported,
-        DeviceError::Lost { .. } | DeviceError::Failed { .. } => Reason::ReadFailed,
+        DeviceError::Lost { .. } => Reason::Quarantined,
+        DeviceError::Failed { .. } => Reason::ReadFailed,
     };
     Fault { reason, message: error.to_string() }
 }
