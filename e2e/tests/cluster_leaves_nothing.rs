@@ -46,27 +46,33 @@ fn a_command_that_ends_leaves_nothing_and_its_status_is_passed_on() {
 fn an_interrupt_leaves_nothing() {
     let place = Place::new("interrupted");
     let before = place.trace();
-    let mut up = place.up();
+    let up = place.up();
     let inside = up.processes();
     assert!(inside.iter().any(|process| process.name == "pause"), "no pod: {inside:?}");
     // A live run is left alone.
     assert_eq!(place.cluster(&["sweep"], &[]).status.code(), Some(125));
-    up.signal(Signal::INT);
-    assert_eq!(up.child.wait().unwrap().code(), Some(0));
+    up.stop();
     assert_gone(&inside, Duration::ZERO);
     place.assert_as(&before);
 }
 
 #[test]
-fn after_a_kill_no_process_survives_and_a_sweep_removes_the_rest() {
+fn after_a_kill_no_process_survives_and_the_next_start_or_a_sweep_removes_the_rest() {
     let place = Place::new("killed");
     let before = place.trace();
-    let mut up = place.up();
-    let inside = up.processes();
-    up.signal(Signal::KILL);
-    up.child.wait().unwrap();
-    assert_gone(&inside, Duration::from_secs(5));
+    place.kill_when_up();
     assert_ne!(place.trace(), before, "the trace of a killed run is not seen");
+    let cgroups = place.pod_cgroups();
+    assert!(!cgroups.is_empty(), "the killed run's pod is not seen");
+
+    // The pod's name is free again, or `up` would fail: the next start knows nothing of the first.
+    let next = place.up();
+    let left: Vec<_> = cgroups.intersection(&place.pod_cgroups()).cloned().collect();
+    assert!(left.is_empty(), "the next start left of the killed run: {left:#?}");
+    next.stop();
+    place.assert_as(&before);
+
+    place.kill_when_up();
     assert!(place.cluster(&["sweep"], &[]).status.success());
     place.assert_as(&before);
 }
@@ -126,6 +132,29 @@ impl Place {
         up
     }
 
+    /// Starts a cluster, and kills it without a chance to clean up.
+    fn kill_when_up(&self) {
+        let mut up = self.up();
+        let inside = up.processes();
+        up.signal(Signal::KILL);
+        up.child.wait().unwrap();
+        assert_gone(&inside, Duration::from_secs(5));
+    }
+
+    /// The cgroup directories of pods, which are named by the pods' UIDs: no two runs share one.
+    fn pod_cgroups(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<_> = named(Path::new("/sys/fs/cgroup"), &self.layout.id()).collect();
+        while let Some(directory) = open.pop() {
+            let is_pod = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pod"));
+            open.extend(entries(&directory).filter(|path| path.is_dir()));
+            if is_pod {
+                found.insert(directory);
+            }
+        }
+        found
+    }
+
     /// Everything that a run could leave, as lines.
     fn trace(&self) -> BTreeSet<String> {
         let id = self.layout.id();
@@ -172,6 +201,12 @@ struct Up {
 impl Up {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// As by Ctrl-C.
+    fn stop(mut self) {
+        self.signal(Signal::INT);
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
 
     /// All processes of the cluster.

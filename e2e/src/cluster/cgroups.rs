@@ -7,32 +7,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::files::{FileError, error};
+
 const ROOT: &str = "/sys/fs/cgroup";
-
-/// Why cgroups could not be made or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file or directory could not be read, made or written.
-    #[error("{action} {path}")]
-    Cgroup {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::Cgroup { action, path, source }
-}
 
 /// The mounted hierarchies: all of v1, or the one of v2. Beside those of v1 there can be one of v2
 /// without controllers, `unified`, in which runc makes directories by itself.
-fn hierarchies() -> Result<Vec<PathBuf>, Error> {
+fn hierarchies() -> Result<Vec<PathBuf>, FileError> {
     let root = Path::new(ROOT);
     if root.join("cgroup.controllers").exists() {
         return Ok(vec![root.into()]);
@@ -52,7 +33,7 @@ fn hierarchies() -> Result<Vec<PathBuf>, Error> {
 ///
 /// # Errors
 /// When a hierarchy refuses.
-pub fn create(run: &str, nodes: &[&str]) -> Result<(), Error> {
+pub fn create(run: &str, nodes: &[&str]) -> Result<(), FileError> {
     for hierarchy in hierarchies()? {
         let top = hierarchy.join(run);
         make(&hierarchy, &top)?;
@@ -63,7 +44,7 @@ pub fn create(run: &str, nodes: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-fn make(parent: &Path, path: &Path) -> Result<(), Error> {
+fn make(parent: &Path, path: &Path) -> Result<(), FileError> {
     let controllers = parent.join("cgroup.controllers");
     let names = std::fs::read_to_string(&controllers).unwrap_or_default();
     if !names.trim().is_empty() {
@@ -99,7 +80,7 @@ pub fn exist(run: &str) -> bool {
 ///
 /// # Errors
 /// When a directory stays busy.
-pub fn remove(run: &str) -> Result<(), Error> {
+pub fn remove(run: &str) -> Result<(), FileError> {
     let deadline = Instant::now() + Duration::from_secs(5);
     for hierarchy in hierarchies()? {
         let top = hierarchy.join(run);
@@ -113,7 +94,7 @@ pub fn remove(run: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn remove_tree(path: &Path) -> Result<(), Error> {
+fn remove_tree(path: &Path) -> Result<(), FileError> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(()),

@@ -11,6 +11,7 @@ use tokio::time;
 
 use super::daemon::{self, Daemon, Exit, Supervisor};
 use super::events::{Event, chain};
+use super::files::FileError;
 use super::layout::ClusterSpec;
 use super::{cgroups, controlplane, mounts, network, ready};
 
@@ -33,7 +34,7 @@ pub enum Error {
     Mount(#[from] mounts::Error),
     /// A cgroup could not be made.
     #[error(transparent)]
-    Cgroup(#[from] cgroups::Error),
+    Cgroup(#[from] FileError),
     /// A daemon could not be started.
     #[error(transparent)]
     Daemon(#[from] daemon::Error),

@@ -8,10 +8,26 @@ use std::path::{Path, PathBuf};
 use kube::Config;
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
+use super::files::{FileError, error};
+
 /// Set by `cluster run` to the run's directory.
 pub const CLUSTER_DIR: &str = "POWERCAP_CLUSTER_DIR";
 /// `existing` to use the ambient context.
 pub const CLUSTER: &str = "CLUSTER";
+
+/// The folders of the nodes' simulated hardware, in the order of the nodes' names. The cluster that
+/// `cluster run` made alone has any.
+///
+/// # Errors
+/// When this does not run under `cluster run`.
+pub fn hardware_folders() -> Result<Vec<PathBuf>, Error> {
+    let directory = std::env::var_os(CLUSTER_DIR).ok_or(Error::NoHardware)?;
+    let nodes = Path::new(&directory).join("nodes");
+    let entries = std::fs::read_dir(&nodes).map_err(error("list", &nodes))?;
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path().join("hardware")).collect();
+    folders.sort();
+    Ok(folders)
+}
 
 /// Why there is no cluster to use.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +38,12 @@ pub enum Error {
          CLUSTER=existing to use the cluster of the current kubeconfig context (these tests cap and evict there)"
     )]
     None,
+    /// Simulated boards are wanted.
+    #[error("no simulated boards: they are in the cluster that `cluster run` makes, in no other; run this under it")]
+    NoHardware,
+    /// Its files cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// `CLUSTER` has a value without meaning.
     #[error("CLUSTER={0:?} means nothing; the one value is `existing`")]
     Unknown(String),

@@ -12,6 +12,8 @@ use ring::digest;
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
+use super::files::{FileError, error, hex};
+
 /// The user that images run as unless a pod says otherwise.
 pub const NONROOT: u64 = 65532;
 
@@ -24,17 +26,9 @@ const ALSO: [&str; 4] = ["libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read or written.
-    #[error("{action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// A file or directory could not be made, read, moved or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A library is not to be found.
     #[error("{program} needs {library}, which ldd does not find on this machine")]
     Library {
@@ -49,11 +43,6 @@ pub enum Error {
     /// The C compiler failed.
     #[error("compile the pause program: {0}")]
     Compile(String),
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::File { action, path, source }
 }
 
 /// An image that is to be made.
@@ -173,7 +162,8 @@ impl Image {
     }
 }
 
-/// Makes the images of what comes from Debian packages, in `target`; those already there are kept.
+/// Makes the images of what comes from Debian packages, in `target`. They are made anew each time, which takes
+/// a second, since an archive does not tell from which packages it was made.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -189,20 +179,18 @@ pub fn provide(packages: &Path, target: &Path) -> Result<(), Error> {
     let prometheus =
         Image::new("prometheus:dev", &["/usr/bin/prometheus"]).file(program("prometheus"), "/usr/bin/prometheus");
     for (name, image) in [("prometheus", prometheus), ("alertmanager", alertmanager)] {
-        let archive = target.join(format!("{name}.tar"));
-        if !archive.exists() {
-            image.write(&archive)?;
-        }
+        image.write(&target.join(format!("{name}.tar")))?;
     }
     Ok(())
 }
 
-/// Makes the image of every pod's sandbox, in the cache. Returns its archive.
+/// Makes the image of every pod's sandbox, in the cache, by the hash of its source. Returns its archive.
 ///
 /// # Errors
 /// When there is no C compiler, or a file cannot be written.
 pub fn pause(cache: &Path) -> Result<PathBuf, Error> {
-    let archive = cache.join("images").join("pause.tar");
+    let source = hex(&digest::digest(&digest::SHA256, PAUSE.as_bytes()).as_ref()[..8]);
+    let archive = cache.join("images").join(format!("pause-{source}.tar"));
     if !archive.exists() {
         let folder = tempfile::tempdir().map_err(error("create", &std::env::temp_dir()))?;
         let program = compile_pause(folder.path())?;
@@ -330,10 +318,6 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header.set_uid(0);
     header.set_gid(0);
     header
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hashes what passes through.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use super::files::hex;
+
 /// The directory of one run. Everything else that a run makes is named by its hash.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Layout {
@@ -29,8 +31,7 @@ impl Layout {
     /// A name of at most 15 characters (the limit for an interface) that is this run's alone.
     pub fn id(&self) -> String {
         let hash = digest::digest(&digest::SHA256, self.root.as_os_str().as_encoded_bytes());
-        let hex: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        format!("pcap-{hex}")
+        format!("pcap-{}", hex(&hash.as_ref()[..4]))
     }
 
     /// The file whose lock a live run holds. It also marks the directory as a run's.

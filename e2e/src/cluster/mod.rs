@@ -18,6 +18,7 @@ pub mod controlplane;
 pub mod daemon;
 pub mod events;
 pub mod existing;
+pub mod files;
 pub mod images;
 pub mod init;
 pub mod kubeconfig;

@@ -7,6 +7,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::files::{FileError, error};
+
 /// Packages that are unpacked.
 const UNPACKED: [&str; 5] =
     ["containerd", "containernetworking-plugins", "prometheus", "prometheus-alertmanager", "runc"];
@@ -37,17 +39,9 @@ pub enum Error {
         /// What it said.
         message: String,
     },
-    /// A file could not be made, read or moved.
-    #[error("{action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A file or directory could not be made, read, moved or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Tools are missing and we may not install them.
     #[error("missing: {missing}; install by: sudo apt-get install --no-install-recommends {packages}")]
     Missing {
@@ -157,9 +151,4 @@ async fn run(command: &mut Command) -> Result<(), Error> {
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::Failed { command: shown, message })
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::File { action, path, source }
 }

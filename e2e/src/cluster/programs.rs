@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use ring::digest;
 use tokio::process::Command;
 
+use super::files::{FileError, error, hex};
+
 /// The version in `go.mod`, which the binary must be told.
 const KUBERNETES: &str = "v1.36.3";
 const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
@@ -14,17 +16,9 @@ const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
 /// Why the programs could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read, made or moved.
-    #[error("{action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A file or directory could not be made, read, moved or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no home directory to keep the cache in.
     #[error("neither POWERCAP_CACHE nor HOME is set: set POWERCAP_CACHE to a directory that may be kept")]
     NoCache,
@@ -34,11 +28,6 @@ pub enum Error {
     /// The build failed.
     #[error("go build failed ({0}); its messages are above")]
     Build(std::process::ExitStatus),
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::File { action, path, source }
 }
 
 /// The cache directory: `$POWERCAP_CACHE`, else `~/.cache/kube-powercap`.
@@ -58,7 +47,17 @@ pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster")
 }
 
-/// Where the binary of these sources is or would be.
+/// What `go` is told, but for the place of the binary. Without DWARF the compiler writes nothing that `-s -w`
+/// would throw away.
+fn arguments() -> Vec<String> {
+    let version = "k8s.io/component-base/version.git";
+    let mut numbers = KUBERNETES.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let linked = format!("-s -w -X {version}Version={KUBERNETES} -X {version}Major={major} -X {version}Minor={minor}");
+    ["-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", &linked].map(str::to_owned).into()
+}
+
+/// Where the binary of these sources is or would be: its name is a hash of them and of how it is built.
 ///
 /// # Errors
 /// When the sources cannot be read.
@@ -69,9 +68,9 @@ pub fn binary(sources: &Path, cache: &Path) -> Result<PathBuf, Error> {
         context.update(name.as_bytes());
         context.update(&std::fs::read(&path).map_err(error("read", &path))?);
     }
+    context.update(arguments().join(" ").as_bytes());
     let hash = context.finish();
-    let hex: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(cache.join("cluster").join(hex).join("cluster"))
+    Ok(cache.join("cluster").join(hex(&hash.as_ref()[..8])).join("cluster"))
 }
 
 /// Builds the binary if the cache lacks it. `progress` is told every 15 s how long it has taken.
@@ -87,16 +86,12 @@ pub async fn build(sources: &Path, cache: &Path, mut progress: impl FnMut(String
     std::fs::create_dir_all(folder).map_err(error("create", folder))?;
     progress("building the Kubernetes programs (about 9 min on two cores, once)".into());
     let unfinished = binary.with_extension(format!("unfinished-{}", std::process::id()));
-    let version = "k8s.io/component-base/version.git";
-    let mut numbers = KUBERNETES.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let mut child = Command::new("go")
         .current_dir(sources)
         .env("CGO_ENABLED", "0")
-        .args(["build", "-trimpath", "-o"])
+        .args(["build", "-o"])
         .arg(&unfinished)
-        .arg("-ldflags")
-        .arg(format!("-s -w -X {version}Version={KUBERNETES} -X {version}Major={major} -X {version}Minor={minor}"))
+        .args(arguments())
         .arg(".")
         .kill_on_drop(true)
         .spawn()

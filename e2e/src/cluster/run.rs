@@ -15,6 +15,7 @@ use tokio::time;
 use super::controlplane::{self, PROGRAMS};
 use super::events::Event;
 use super::existing::CLUSTER_DIR;
+use super::files::{FileError, error};
 use super::layout::{ClusterSpec, Layout, NodeSpec};
 use super::network::{self, Network};
 use super::sweep::{self, Claim};
@@ -34,17 +35,9 @@ pub enum Error {
     /// Keys or configuration could not be written.
     #[error(transparent)]
     Files(#[from] controlplane::Error),
-    /// A file could not be made.
-    #[error("{action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A file or directory could not be made, read, moved or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Namespaces need root.
     #[error("a cluster needs root, for namespaces, cgroups and mounts: run this by sudo")]
     NotRoot,
@@ -60,11 +53,6 @@ pub enum Error {
     /// A signal asked to stop during the start.
     #[error("stopped by a signal")]
     Interrupted,
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::File { action, path, source }
 }
 
 /// What to run.
@@ -295,7 +283,7 @@ async fn prepare(claim: &Claim, layout: Layout, options: Options) -> Result<Clus
         })
         .collect();
     let absolute = |path: &Path| std::path::absolute(path).map_err(error("find", path));
-    let images: Result<Vec<PathBuf>, Error> = options.images.iter().map(|path| absolute(path)).collect();
+    let images: Result<Vec<PathBuf>, FileError> = options.images.iter().map(|path| absolute(path)).collect();
     let spec = ClusterSpec {
         network,
         nodes,

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::cgroups;
+use super::files::{FileError, error};
 use super::layout::Layout;
 use super::network::{self, Network};
 
@@ -21,20 +22,9 @@ pub enum Error {
     /// The directory holds something else.
     #[error("{0} has files that are not a cluster's: choose an empty or a new directory by --dir")]
     Foreign(PathBuf),
-    /// A file or directory could not be made, locked or removed.
-    #[error("{action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A cgroup could not be removed.
+    /// A file, directory or cgroup could not be made, locked or removed.
     #[error(transparent)]
-    Cgroup(#[from] cgroups::Error),
+    File(#[from] FileError),
     /// The link could not be removed.
     #[error(transparent)]
     Network(#[from] network::Error),
@@ -65,7 +55,7 @@ impl Claim {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Live(layout.root().into())),
-            Err(TryLockError::Error(source)) => return Err(error("lock", &path)(source)),
+            Err(TryLockError::Error(source)) => return Err(error("lock", &path)(source).into()),
         }
         let claim = Self { layout: layout.clone(), _lock: lock };
         if there {
@@ -101,7 +91,7 @@ impl Claim {
                         ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
                     ) =>
                 {
-                    return Err(error("remove", Path::new(path))(refused));
+                    return Err(error("remove", Path::new(path))(refused).into());
                 }
                 _ => {}
             }
@@ -126,13 +116,8 @@ impl Claim {
     pub async fn release(self) -> Result<(), Error> {
         self.clean().await?;
         let root = self.layout.root();
-        std::fs::remove_dir_all(root).map_err(error("remove", root))
+        Ok(std::fs::remove_dir_all(root).map_err(error("remove", root))?)
     }
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::File { action, path, source }
 }
 
 #[cfg(test)]

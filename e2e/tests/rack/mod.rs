@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Debug,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,10 @@ use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
     condition::{self, Truth},
 };
-use powercap_e2e::deployment::{Deployment, wait_until_running};
+use powercap_e2e::{
+    cluster::existing::hardware_folders,
+    deployment::{Deployment, wait_until_running},
+};
 use powercap_simulator::judge::record::{NodePower, Watcher};
 use serde_json::{Value, json};
 
@@ -73,29 +76,35 @@ impl Rack {
     }
 
     pub async fn domain(&self) -> PowerDomain {
-        Api::<PowerDomain>::all(self.client.clone()).get("rack").await.unwrap()
+        self.domains().get("rack").await.unwrap()
     }
 
     pub async fn policy(&self, name: &str) -> PowerCappingPolicy {
-        Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo").get(name).await.unwrap()
+        self.policies().get(name).await.unwrap()
+    }
+
+    fn policies(&self) -> Api<PowerCappingPolicy> {
+        Api::namespaced(self.client.clone(), "demo")
+    }
+
+    fn domains(&self) -> Api<PowerDomain> {
+        Api::all(self.client.clone())
     }
 
     pub async fn edit_domain(&self, spec: Value) {
         let patch = Patch::Merge(json!({"spec": spec}));
-        Api::<PowerDomain>::all(self.client.clone()).patch("rack", &PatchParams::default(), &patch).await.unwrap();
+        self.domains().patch("rack", &PatchParams::default(), &patch).await.unwrap();
     }
 
     pub async fn edit_policy(&self, name: &str, spec: Value) {
         let patch = Patch::Merge(json!({"spec": spec}));
-        let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
-        policies.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.policies().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
     pub async fn remove_caps(&self) {
         let (now, everything) = (DeleteParams::default(), ListParams::default());
-        Api::<PowerDomain>::all(self.client.clone()).delete_collection(&now, &everything).await.unwrap();
-        let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
-        policies.delete_collection(&now, &everything).await.unwrap();
+        self.domains().delete_collection(&now, &everything).await.unwrap();
+        self.policies().delete_collection(&now, &everything).await.unwrap();
     }
 
     /// What a policy's condition says, and why.
@@ -138,7 +147,7 @@ impl Rack {
     /// True power of each node now, as the simulator knows it.
     pub fn truth(&self) -> Vec<(String, NodePower)> {
         let mut nodes = Vec::new();
-        for folder in hardware_folders() {
+        for folder in hardware_folders().unwrap() {
             let sample = Watcher::new(&folder).unwrap().look(1);
             nodes.push((sample.node, sample.power.expect("the simulation runs")));
         }
@@ -158,19 +167,8 @@ impl Rack {
             add(&node.status);
         }
         for name in ["training", "inference"] {
-            let policies = Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo");
-            add(&policies.get_opt(name).await.unwrap().map(|policy| policy.status));
+            add(&self.policies().get_opt(name).await.unwrap().map(|policy| policy.status));
         }
         state
     }
-}
-
-fn hardware_folders() -> Vec<PathBuf> {
-    let directory = std::env::var("POWERCAP_CLUSTER_DIR").expect("run by `cluster run`");
-    let mut folders: Vec<_> = std::fs::read_dir(Path::new(&directory).join("nodes"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path().join("hardware"))
-        .collect();
-    folders.sort();
-    folders
 }
