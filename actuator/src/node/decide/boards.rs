@@ -77,7 +77,10 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
         .iter()
         .filter(|board| {
             let uuid = &board.traits.uuid;
-            budget.is_some() || orders.boards.contains_key(uuid) || plan.state.boards.contains_key(uuid)
+            budget.is_some()
+                || orders.restraint.minimum
+                || orders.boards.contains_key(uuid)
+                || plan.state.boards.contains_key(uuid)
         })
         .collect();
     let (steered, fixed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|board| steerable(board));
@@ -117,7 +120,7 @@ fn steerable(board: &SeenBoard) -> bool {
 
 fn most(board: &SeenBoard, orders: &Orders) -> Watts {
     let traits = &board.traits;
-    let policy = orders.boards.get(&traits.uuid).and_then(|ceiling| ceiling.limit);
+    let policy = orders.ceiling(&traits.uuid).and_then(|ceiling| ceiling.limit);
     policy.unwrap_or(traits.default_limit).min(traits.default_limit).max(traits.min_limit)
 }
 
@@ -172,7 +175,7 @@ fn draft(board: &SeenBoard, share: Watts, orders: &Orders, now: Duration, plan: 
         limit(&mut draft, board, reading, present, most(board, orders), now, plan);
     }
     if reading.clock_knob.usable() {
-        clocks(&mut draft, board, reading, orders.boards.get(&board.traits.uuid), now, state);
+        clocks(&mut draft, board, reading, orders.ceiling(&board.traits.uuid), now, state);
     }
     draft
 }
@@ -273,6 +276,10 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     if !writes {
         return;
     }
+    let locks = matches!(draft.lock, Some(ClockLock::UpTo(_)));
+    let read = board.reading.and_then(|reading| reading.limit);
+    plan.note(plan.state.originals.before_board(uuid, read, locks));
+    let state = plan.state.boards.entry(uuid.clone()).or_default();
     state.number = number;
     if draft.lock.is_some() {
         state.lock_ordered_at = now;
@@ -296,7 +303,7 @@ pub(super) fn account(seen: &Observation, orders: Option<&Orders>, plan: &mut Pl
         .iter()
         .map(|board| {
             let state = plan.state.board(board);
-            let ceiling = orders.and_then(|orders| orders.boards.get(&board.traits.uuid));
+            let ceiling = orders.and_then(|orders| orders.ceiling(&board.traits.uuid));
             let (device, reason) = standing(board, state, ceiling, plan, seen.now);
             BoardAccount { share: state.map(|state| state.share), ceiling: held(board, state), state: device, reason }
         })

@@ -70,7 +70,7 @@ fn run(nvml: &Nvml, index: u32, devices: &Devices, period: Duration, metrics: &M
         min_limit = %traits.min_limit, max_limit = %traits.max_limit, default_limit = %traits.default_limit,
         "found a board"
     );
-    let channel = Arc::new(BoardChannel::new(traits.clone()));
+    let channel = Arc::new(BoardChannel::new(traits.clone(), devices.journal.clone()));
     devices.set_board(index, Ok(Arc::clone(&channel)));
     sample::run(&mut board, &channel, &devices.alarm, period, metrics);
 }

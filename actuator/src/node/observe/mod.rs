@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use super::{
     decide::{BoardWrite, CpuWrite},
+    journal::Journal,
     observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
 };
 use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
@@ -40,6 +41,8 @@ pub struct Devices {
     pub host: Arc<HostChannel>,
     /// Rung when a board draws more than its share: the loop need not wait for its time.
     pub alarm: Arc<Notify>,
+    /// Where originals are kept before a device is touched for the first time.
+    pub journal: Journal,
 }
 
 #[derive(Default)]
@@ -57,6 +60,7 @@ pub struct BoardChannel {
     latest: Mutex<Latest<BoardReading>>,
     orders: Mailbox<BoardWrite>,
     alarm_mw: AtomicU64,
+    journal: Journal,
 }
 
 /// The CPUs between their thread and the loop.
@@ -64,6 +68,7 @@ pub struct BoardChannel {
 pub struct HostChannel {
     state: Mutex<HostState>,
     orders: Mailbox<BTreeMap<u32, CpuWrite>>,
+    journal: Journal,
 }
 
 #[derive(Default)]
@@ -131,6 +136,13 @@ impl<T> Mailbox<T> {
 }
 
 impl Devices {
+    /// Devices whose originals are kept in this journal.
+    #[must_use]
+    pub fn journalled(journal: Journal) -> Self {
+        let host = HostChannel { journal: journal.clone(), ..HostChannel::default() };
+        Self { host: Arc::new(host), journal, ..Self::default() }
+    }
+
     /// What all devices say now; `start` is when the agent began.
     #[must_use]
     pub fn observe(&self, start: Instant) -> Observation {
@@ -200,12 +212,13 @@ impl Gpus {
 }
 
 impl BoardChannel {
-    fn new(traits: BoardTraits) -> Self {
+    fn new(traits: BoardTraits, journal: Journal) -> Self {
         Self {
             traits: Arc::new(traits),
             latest: Mutex::default(),
             orders: Mailbox::default(),
             alarm_mw: AtomicU64::new(u64::MAX),
+            journal,
         }
     }
 

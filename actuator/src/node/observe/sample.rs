@@ -43,6 +43,7 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
         publish(channel, sampled, alarm);
         next = (next + period).max(Instant::now());
         while let Some(order) = channel.orders.take_until(next) {
+            channel.journal.settle();
             carry_out(board, &order, &mut standing, metrics);
             publish(channel, sample(board, &mut standing), alarm);
         }
