@@ -44,6 +44,16 @@ pub struct NodeFlags {
     /// Where the kernel shows PCI devices: without NVML, NVIDIA's boards there are known to draw power.
     #[arg(long, default_value = "/sys/bus/pci/devices", value_name = "FOLDER")]
     pub pci_root: PathBuf,
+    /// Where the devices' original settings are kept, so that a release after a restart can put them
+    /// back. Beside it lies the lock that lets one agent at a time act on the node.
+    #[arg(long, default_value = "/var/lib/powercap/journal", value_name = "FILE")]
+    pub journal: PathBuf,
+    /// The namespace of the recommender's leader Lease, whose renewals are its sign of life.
+    #[arg(long, default_value = "powercap-system", value_name = "NAMESPACE")]
+    pub lease_namespace: String,
+    /// The name of that Lease.
+    #[arg(long, default_value = "powercap-recommender", value_name = "NAME")]
+    pub lease_name: String,
     /// Time from one decision to the next, in milliseconds (20 to 1000). Devices are sampled as often.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
     pub loop_period_ms: u64,

@@ -45,6 +45,8 @@ pub mod kind {
     pub const WITHIN_CAP: &str = "WithinCap";
     /// The cap can be kept by what we control.
     pub const FEASIBLE: &str = "Feasible";
+    /// The recommender has pulled the domain's brake.
+    pub const BRAKED: &str = "Braked";
     /// The node's agent has seen the recommender renew its Lease in time.
     pub const LEASE_CURRENT: &str = "LeaseCurrent";
     /// Something else changes the node's devices.

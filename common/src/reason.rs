@@ -98,6 +98,8 @@ reasons! {
     AgentSilent,
     /// NodeFrequencies names a device that the node does not have.
     UnknownDevice,
+    /// The recommender's Lease is renewed in time.
+    LeaseRenewed,
     /// The recommender's Lease was not renewed in time; what was granted last stands.
     LeaseExpired,
     /// The recommender's Lease was not renewed in time; the node has gone down to its fallback watts.

@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     apply::{Outcome, Writer},
-    decide::decide,
+    decide::{decide, grants::NO_LIMIT},
     flags::Flags,
     leader::{Candidate, Leadership},
     metrics::Metrics,
@@ -82,6 +82,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             metrics,
             memory: Memory::default(),
             terms_seen: Arc::default(),
+            agent_lease_seconds: flags.agent_lease(),
         };
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
@@ -140,6 +141,7 @@ struct Cycle {
     metrics: Metrics,
     memory: Memory,
     terms_seen: Arc<AtomicI64>,
+    agent_lease_seconds: Option<u32>,
 }
 
 impl Cycle {
@@ -221,6 +223,7 @@ impl Cycle {
             self.memory = Memory { term, steps: ids.collect(), ..Memory::default() };
         }
         observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
+        observation.agent_lease_seconds = self.agent_lease_seconds;
         observation.uncertain.clone_from(&self.memory.uncertain);
         observation.steps.clone_from(&self.memory.steps);
     }
@@ -229,7 +232,7 @@ impl Cycle {
         self.memory.failures = if outcome.failed { self.memory.failures + 1 } else { 0 };
         for (node, grant) in outcome.uncertain {
             let most = self.memory.uncertain.entry(node).or_default();
-            *most = (*most).max(grant.unwrap_or_default());
+            *most = (*most).max(grant.unwrap_or(NO_LIMIT));
         }
         for object in outcome.nodes {
             // Written on this version: no earlier write can arrive any more.

@@ -34,6 +34,12 @@ pub struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub collection_interval_seconds: u32,
 
+    /// How long a node agent keeps to what it was told without having seen the leader's Lease renewed; then
+    /// its node goes down to the fallback watts of its domains, or holds what it has where they name none
+    /// (10 to 86400; 0: agents keep to it for ever).
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = agent_lease_seconds)]
+    pub agent_lease_seconds: u32,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
@@ -51,7 +57,21 @@ pub struct Flags {
     pub log_format: LogFormat,
 }
 
+/// The bounds of the field that it is written to, and 0.
+fn agent_lease_seconds(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(seconds @ (0 | 10..=86_400)) => Ok(seconds),
+        _ => Err("write 10 to 86400 seconds, or 0 for no lease".to_owned()),
+    }
+}
+
 impl Flags {
+    /// How long agents go on without us; `None`: for ever.
+    #[must_use]
+    pub fn agent_lease(&self) -> Option<u32> {
+        (self.agent_lease_seconds > 0).then_some(self.agent_lease_seconds)
+    }
+
     /// The cycle.
     #[must_use]
     pub fn cycle(&self) -> Duration {

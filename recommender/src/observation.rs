@@ -40,6 +40,9 @@ pub struct Observation {
     pub uncertain: BTreeMap<String, Watts>,
     /// When each policy's clock ceiling was last changed: a reading from before says nothing about it.
     pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
+    /// ever.
+    pub agent_lease_seconds: Option<u32>,
     /// The interval at which the exporters collect; three of them make a reading stale.
     pub collection_interval: SignedDuration,
 }
@@ -51,6 +54,8 @@ pub struct NodeFacts {
     pub uid: String,
     /// For the domains' selectors.
     pub labels: Labels,
+    /// Changes with every boot, by the node's kubelet.
+    pub boot_id: String,
 }
 
 /// A pod's namespace and name.

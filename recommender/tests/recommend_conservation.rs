@@ -3,14 +3,16 @@
 
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use powercap_common::{api::Acknowledged, units::Watts};
-use powercap_recommender::decide::NodeWrite;
+use powercap_recommender::decide::{NodeWrite, grants::NO_LIMIT};
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
 use world::World;
 
 const NODES: usize = 4;
+/// Eight boards of 700 W, and 1000 W for the CPUs.
+const NAMEPLATE: u32 = 6600;
 
 /// What may happen.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ enum Event {
     Acknowledge(usize),
     /// A write of which nobody heard arrives after all.
     Arrive(usize),
+    /// A node boots, and its kubelet says so: its limits are lost.
+    Boot(usize),
     /// The cap is edited.
     Cap(u32),
     /// A node joins or leaves the domain.
@@ -38,6 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0..NODES).prop_map(Event::Read),
         4 => (0..NODES).prop_map(Event::Acknowledge),
         1 => (0..NODES).prop_map(Event::Arrive),
+        1 => (0..NODES).prop_map(Event::Boot),
         2 => prop_oneof![2 => Just(4000_u32), 2 => Just(6000), 2 => Just(8000), 1 => 400_u32..30_000].prop_map(Event::Cap),
         1 => (0..NODES).prop_map(Event::Move),
         2 => Just(Event::NewLeader),
@@ -53,6 +58,8 @@ struct Model {
     /// Grants that arrived since the acknowledged one, that one included; `None` is no limit.
     promised: BTreeMap<usize, Vec<(i64, i64, Option<u32>)>>,
     on_their_way: Vec<NodeWrite>,
+    /// Nodes that booted and have acknowledged nothing since.
+    booted: BTreeSet<usize>,
 }
 
 impl Model {
@@ -64,7 +71,7 @@ impl Model {
         world.rack(8000);
         // Before anything was promised a node draws what it likes.
         let promised = (0..NODES).map(|node| (node, vec![(0, 0, None)])).collect();
-        Self { world, cap: 8000, reading: BTreeMap::new(), promised, on_their_way: Vec::new() }
+        Self { world, cap: 8000, reading: BTreeMap::new(), promised, on_their_way: Vec::new(), booted: BTreeSet::new() }
     }
 
     fn is_member(&self, node: usize) -> bool {
@@ -79,7 +86,9 @@ impl Model {
                 let arrived = self.promised.get(&node).into_iter().flatten().map(|(_, _, grant)| *grant);
                 let coming =
                     self.on_their_way.iter().filter(|write| write.name == name(node) && self.can_arrive(write));
-                let all: Vec<_> = arrived.chain(coming.map(|write| write.spec.power_limit_watts)).collect();
+                let booted = self.booted.contains(&node).then_some(Some(NAMEPLATE));
+                let all: Vec<_> =
+                    arrived.chain(coming.map(|write| write.spec.power_limit_watts)).chain(booted).collect();
                 all.into_iter().map(|grant| grant.map(u64::from)).max_by_key(|grant| grant.unwrap_or(u64::MAX))?
             })
             .sum()
@@ -102,7 +111,13 @@ impl Model {
     fn happen(&mut self, event: &Event) {
         match event {
             Event::Decide { unheard } => self.decide(*unheard),
+            Event::Boot(node) => {
+                self.world.boot(&name(*node));
+                self.reading.remove(node);
+                self.booted.insert(*node);
+            }
             Event::Read(node) => {
+                self.world.report_boot(&name(*node));
                 let spec = self.world.observation.frequencies.get(&name(*node)).map(|object| &object.spec);
                 let reading =
                     spec.map(|spec| Acknowledged { epoch: spec.epoch, power_limit_watts: spec.power_limit_watts });
@@ -111,6 +126,7 @@ impl Model {
             Event::Acknowledge(node) => {
                 let Some(Some(read)) = self.reading.get(node).copied() else { return };
                 self.world.acknowledge_as(&name(*node), read);
+                self.booted.remove(node);
                 let since = (read.epoch.term, read.epoch.sequence);
                 self.promised.entry(*node).or_default().retain(|(term, sequence, _)| (*term, *sequence) >= since);
             }
@@ -159,7 +175,7 @@ impl Model {
                 self.arrive(write);
                 self.world.observation.uncertain.remove(&write.name);
             } else {
-                let grant = Watts::new(write.spec.power_limit_watts.unwrap_or_default());
+                let grant = write.spec.power_limit_watts.map_or(NO_LIMIT, Watts::new);
                 let most = self.world.observation.uncertain.entry(write.name.clone()).or_default();
                 *most = (*most).max(grant);
                 self.on_their_way.push(write.clone());
@@ -223,8 +239,7 @@ proptest! {
         let members = (0..NODES).filter(|node| model.is_member(*node)).count();
         for node in (0..NODES).filter(|node| model.is_member(*node)) {
             let share = model.cap / u32::try_from(members).unwrap();
-            // Eight boards of 700 W, and 1000 W for its CPUs.
-            assert_eq!(model.world.spec(&name(node)).power_limit_watts, Some(share.min(6600)));
+            assert_eq!(model.world.spec(&name(node)).power_limit_watts, Some(share.min(NAMEPLATE)));
         }
     }
 }
@@ -314,6 +329,20 @@ fn a_grant_of_which_nobody_knows_whether_it_arrived_counts_as_a_commitment() {
 }
 
 #[test]
+fn a_release_of_which_nobody_knows_whether_it_arrived_raises_nobody() {
+    let mut world = World::of_nodes(3);
+    for node in ["n0", "n1", "n2"] {
+        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
+    }
+    world.rack(6000);
+    world.settle();
+    world.observation.uncertain.insert("n2".into(), NO_LIMIT);
+    world.rack(9000);
+    world.turn();
+    assert_eq!(world.grants(), [Some(2000), Some(2000), Some(2000)]);
+}
+
+#[test]
 fn a_node_of_two_domains_gets_the_lesser_share() {
     let mut world = World::of_nodes(2);
     world.node("n2", "r2");
@@ -323,4 +352,48 @@ fn a_node_of_two_domains_gets_the_lesser_share() {
     world.settle();
     assert_eq!(world.grants(), [Some(600), Some(600), Some(900)]);
     assert_eq!(world.spec("n0").domains, ["rack", "row"]);
+}
+
+#[test]
+fn a_node_that_booted_counts_with_its_nameplate_until_it_acknowledges() {
+    let mut world = World::of_nodes(2);
+    for node in ["n0", "n1"] {
+        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
+    }
+    world.rack(8000);
+    world.settle();
+    // The kubelet speaks first, then the agent: neither makes it count with what it was promised.
+    world.boot("n0");
+    for report in [false, true] {
+        if report {
+            world.report_boot("n0");
+        }
+        world.rack(9000);
+        world.turn();
+        assert_eq!(world.grants(), [Some(4000), Some(4000)]);
+        assert_eq!(world.domain_says("rack", "Ready"), "False AwaitingAcknowledgement");
+        let status = world.observation.domains[0].status.clone().unwrap();
+        assert_eq!(status.committed_watts, Some(NAMEPLATE + 4000));
+    }
+    // A leader without memory knows it too.
+    world.new_leader();
+    world.turn();
+    assert_eq!(world.grants(), [Some(4000), Some(4000)]);
+    world.settle();
+    assert_eq!(world.grants(), [Some(4500), Some(4500)]);
+}
+
+#[test]
+fn a_node_that_booted_in_a_domain_with_room_for_its_nameplate_keeps_nobody_down() {
+    let mut world = World::of_nodes(2);
+    for node in ["n0", "n1"] {
+        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
+    }
+    world.rack(8000);
+    world.settle();
+    world.boot("n0");
+    world.rack(12_000);
+    world.turn();
+    // 5400 W are left beside the nameplate of n0, and n0 is promised no more than it may draw anyway.
+    assert_eq!(world.grants(), [Some(6000), Some(5400)]);
 }

@@ -3,7 +3,10 @@
 
 mod world;
 
-use powercap_common::reason::Reason;
+use powercap_common::{
+    api::{Brake, OnExpiry},
+    reason::Reason,
+};
 use powercap_recommender::observation::Hold;
 use serde_json::json;
 use world::World;
@@ -15,13 +18,14 @@ fn rack(cap: u32, power: u32) -> World {
         (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], power, 1980));
         world.cpu(node, 200);
     }
-    let overhead = json!({"staticWatts": 1200, "percent": 4});
-    world.domain(
-        "rack",
-        json!({"powerCapLimitWatts": cap, "unmanagedWatts": 500, "nodeOverhead": overhead,
-            "nodeSelector": {"matchLabels": {"rack": "r1"}}}),
-    );
+    world.domain("rack", self::cap(cap));
     world
+}
+
+fn cap(cap: u32) -> serde_json::Value {
+    let overhead = json!({"staticWatts": 1200, "percent": 4});
+    json!({"powerCapLimitWatts": cap, "unmanagedWatts": 500, "nodeOverhead": overhead,
+        "nodeSelector": {"matchLabels": {"rack": "r1"}}})
 }
 
 #[test]
@@ -197,4 +201,95 @@ fn a_domain_without_nodes_and_one_below_its_nodes_floor_say_so() {
     world.settle();
     assert_eq!(world.domain_says("empty", "Ready"), "False NoMatchingNodes");
     assert_eq!(world.domain_says("rack", "Feasible"), "False CapBelowFloor");
+}
+
+#[test]
+fn terms_of_silence_carry_the_least_fallback_of_a_nodes_domains() {
+    let mut world = rack(10_500, 500);
+    let everything = json!({"matchExpressions": [{"key": "rack", "operator": "Exists"}]});
+    let terms = |world: &World| world.spec("n0").lease.map(|lease| (lease.duration_seconds, lease.fallback_watts));
+    world.settle();
+    assert_eq!(terms(&world), None, "without a lease agents keep to it for ever");
+    world.observation.agent_lease_seconds = Some(60);
+    world.settle();
+    assert_eq!(terms(&world), Some((60, None)));
+    assert_eq!(world.spec("n0").lease.unwrap().on_expiry, OnExpiry::Hold);
+    for (name, fallback) in [("row", 3000), ("hall", 2500)] {
+        let defaults = json!({"fallbackWatts": fallback});
+        world.domain(name, json!({"powerCapLimitWatts": 99_000, "nodeSelector": everything, "nodeDefaults": defaults}));
+    }
+    world.settle();
+    assert_eq!(terms(&world), Some((60, Some(2500))));
+    assert_eq!(world.spec("n0").lease.unwrap().on_expiry, OnExpiry::Fallback);
+    // One that nobody understands just now leaves what stands.
+    world.domain("hall", json!({"powerCapLimitWatts": 99_000, "nodeSelector": {}}));
+    world.settle();
+    assert_eq!(terms(&world), Some((60, Some(2500))));
+}
+
+/// Lets time pass, a new reading of everything each five seconds; says where the brake is after each.
+fn brakes(world: &mut World, seconds: i64, power: u32) -> Vec<Brake> {
+    (0..seconds / 5)
+        .map(|_| {
+            world.pass(5);
+            for node in ["n0", "n1"] {
+                (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], power, 1980));
+                world.cpu(node, 200);
+            }
+            world.turn();
+            brake(world)
+        })
+        .collect()
+}
+
+fn brake(world: &World) -> Brake {
+    let brake = world.observation.domains[0].status.clone().unwrap().brake;
+    assert!(brake.as_ref().is_none_or(|brake| brake.reason == "PowerStaysAboveCap"));
+    brake.map(|brake| brake.level).unwrap_or_default()
+}
+
+#[test]
+fn power_that_stays_above_the_cap_with_nothing_left_to_lower_pulls_the_brake_and_harder() {
+    let mut world = rack(10_500, 300);
+    world.settle();
+    use Brake::{Fallback, Minimum, None};
+    assert_eq!(brakes(&mut world, 30, 300), [None; 6]);
+    assert_eq!(brakes(&mut world, 30, 500), [None, None, Fallback, Fallback, Minimum, Minimum]);
+    assert_eq!(world.domain_says("rack", "Braked"), "True PowerStaysAboveCap");
+    // A leader without memory leaves it pulled, and lets it go after a minute below the cap.
+    world.new_leader();
+    let calm = brakes(&mut world, 70, 100);
+    assert_eq!(calm.iter().filter(|level| **level == Minimum).count(), 12, "{calm:?}");
+    assert_eq!(brake(&world), None);
+    assert_eq!(world.domain_says("rack", "Braked"), "Unknown -");
+}
+
+#[test]
+fn no_brake_is_pulled_while_something_is_still_to_be_lowered_or_on_readings_that_are_late() {
+    let mut world = rack(16_500, 500);
+    world.settle();
+    // A cut that nobody has acknowledged.
+    world.domain("rack", cap(10_500));
+    assert_eq!(brakes(&mut world, 60, 500), [Brake::None; 12]);
+    // Acknowledged, and only old readings: of before the cut took effect.
+    world.acknowledge_all();
+    for _ in 0..2 {
+        world.pass(5);
+        world.turn();
+        assert_eq!(brake(&world), Brake::None);
+    }
+}
+
+#[test]
+fn silence_leaves_the_brake_as_it_is() {
+    let mut world = rack(10_500, 500);
+    world.settle();
+    brakes(&mut world, 15, 500);
+    assert_eq!(brake(&world), Brake::Fallback);
+    for _ in 0..60 {
+        world.pass(5);
+        world.turn();
+        assert_eq!(brake(&world), Brake::Fallback);
+    }
+    assert_eq!(world.domain_says("rack", "WithinCap"), "Unknown DataStale");
 }

@@ -1,10 +1,12 @@
 //! Hands a plan to the devices' threads. Never waits: a thread that is busy finds the newest order
-//! when it comes back.
+//! when it comes back. What the plan has noted of untouched devices goes to the journal before; the
+//! threads give it a moment to reach the disk.
 
 use super::{decide::Plan, observe::Devices};
 
 /// Hands the plan's writes to the devices, and tells each board's thread above which power to ring.
 pub fn apply(plan: &Plan, boards: &[std::sync::Arc<str>], devices: &Devices) {
+    devices.journal.note(&plan.notes);
     for write in &plan.boards {
         if let Some(channel) = devices.board(&write.uuid) {
             channel.order(write.clone());

@@ -45,6 +45,7 @@ use crate::{
     node::{
         observation::{GpuAccess, Observation},
         orders::Orders,
+        originals::Note,
     },
 };
 
@@ -55,6 +56,8 @@ pub struct Plan {
     pub boards: Vec<BoardWrite>,
     /// Writes to cpufreq policies.
     pub cpus: Vec<CpuWrite>,
+    /// What is to be journalled before these writes are carried out.
+    pub notes: Vec<Note>,
     /// What the plan rests on, for status and metrics.
     pub account: Account,
     /// For the next decision.
@@ -126,6 +129,10 @@ pub struct Account {
     pub unknown_boards: Vec<Arc<str>>,
     /// What holds on the node.
     pub acknowledged: Option<Acknowledged>,
+    /// What stands over the orders, if anything does.
+    pub restraint: Option<Reason>,
+    /// A release puts defaults back instead of originals, because nobody knows those.
+    pub to_defaults: bool,
 }
 
 /// How one board stands.
@@ -191,7 +198,8 @@ const LOOKING: Duration = Duration::from_secs(2);
 
 fn enforce(seen: &Observation, orders: &Orders, plan: &mut Plan) {
     plan.account.phase = Phase::Enforcing;
-    let envelope = orders.grant.map(|grant| orders.overhead.envelope(grant));
+    plan.account.restraint = orders.restraint.reason;
+    let envelope = orders.limit().map(|limit| orders.overhead.envelope(limit));
     plan.state.cpu_claim = plan.state.cpu_claim.next(seen.packages.as_ref(), seen.now);
     let budget = envelope
         .map(|envelope| envelope.saturating_sub(plan.state.cpu_claim.watts).saturating_sub(budget::unopened(seen)));
@@ -202,6 +210,16 @@ fn enforce(seen: &Observation, orders: &Orders, plan: &mut Plan) {
     }
     boards::enforce(seen, orders, budget, plan);
     cpus::enforce(seen, orders, envelope, plan);
+}
+
+impl Plan {
+    /// Notes what a first touch of a device would lose.
+    fn note(&mut self, notes: impl IntoIterator<Item = Note>) {
+        for note in notes {
+            self.state.originals.take(&note);
+            self.notes.push(note);
+        }
+    }
 }
 
 /// Without NVML nobody can say which boards there are.

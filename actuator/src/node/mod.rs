@@ -1,8 +1,8 @@
 //! The node role: observe, decide, apply, report.
 //!
 //! ```text
-//!  NodeFrequencies ──watch──▶ orders ─┐
-//!                                     ▼
+//!  NodeFrequencies ──watch──▶ orders ──▶ standing ─┐   ◀── leader's Lease, domains' brakes, node's lock
+//!                                                  ▼
 //!  boards, CPUs ──threads──▶ observation ──▶ decide ──▶ apply ──▶ threads ──▶ boards, CPUs
 //!                                               └──────▶ report ──▶ NodeFrequencies.status
 //! ```
@@ -10,16 +10,23 @@
 //! The loop runs ten times a second, and at once when orders change or a board draws more than its
 //! share. Nothing in it waits: devices have threads, the API has tasks.
 //!
-//! What must hold: at its end, however it ends, every ceiling stays in force, and at its start nothing
-//! is touched before there are orders.
+//! What must hold: one agent acts on a node, the one that holds its lock; at its end,
+//! however it ends, every ceiling stays in force, and at its start nothing is touched before there are
+//! orders.
 
 pub mod apply;
+pub mod brake;
 pub mod decide;
+pub mod journal;
+pub mod lease;
 pub mod metrics;
 pub mod observation;
 pub mod observe;
 pub mod orders;
+pub mod originals;
 pub mod report;
+pub mod restraint;
+pub mod standing;
 pub mod status;
 
 use std::{
@@ -28,16 +35,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use powercap_common::{api::Epoch, condition, reason::Reason};
+use powercap_common::{api::Epoch, reason::Reason};
 use powercap_process::{Health, Pulse, Readiness, serve, shutdown_signal};
 use prometheus_client::registry::Registry;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::flags::NodeFlags;
+use brake::Brakes;
 use decide::{Plan, State, decide};
+use journal::Ownership;
+use lease::Renewals;
 use metrics::Metrics;
 use observe::{Devices, boards::Places, letting_go, spec::Sight};
+use orders::Orders;
+use originals::{Note, Originals};
 use report::Report;
+use standing::{Circumstances, Earlier, Standing};
+use status::Problems;
 
 /// A loop that has not turned for this long is stuck, and Kubernetes should restart it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -71,12 +85,15 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let health = Health::default();
     let spec_read = health.needs("spec", "first list of NodeFrequencies");
     let gpus_known = health.needs("boards", "looking for boards");
+    let lock = health.needs("lock", "the lock of this node");
     // The label by which the recommender knows whose series they are, whatever scrapes them.
     let labels = [(Cow::Borrowed("node"), Cow::Owned(flags.node_name.clone()))];
     let mut registry = Registry::with_labels(labels.into_iter());
     let metrics = Metrics::new(&mut registry);
 
-    let devices = Devices::default();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let (journal, ownership) = journal::open(&flags.journal, &boot_id).map_err(NodeError::StartThread)?;
+    let devices = Devices::journalled(journal);
     let period = flags.loop_period();
     let places = Places { library: flags.nvml_library.clone(), pci: flags.pci_root.clone() };
     observe::boards::start(devices.clone(), places, period, metrics.clone()).map_err(NodeError::StartThread)?;
@@ -86,13 +103,21 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let client = client().await?;
     let (sight_sender, sights) = watch::channel(Sight::default());
     let (report_sender, reports) = watch::channel(Report::default());
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let (brake_sender, brakes) = watch::channel(Brakes::default());
+    let (renewal_sender, renewals) = watch::channel(Renewals::default());
     let watching = observe::spec::watch(client.clone(), flags.node_name.clone(), sight_sender, spec_read);
     let node_watched = letting_go::watch(client.clone(), flags.node_name.clone(), devices.clone());
+    let braking = brake::watch(client.clone(), brake_sender);
+    let (namespace, name) = (flags.lease_namespace.clone(), flags.lease_name.clone());
+    let listening = lease::watch(client.clone(), namespace, name, start, renewal_sender);
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());
     let control = Loop {
         devices,
         sights,
+        brakes,
+        renewals,
+        ownership,
+        lock,
         reports: report_sender,
         metrics,
         gpus_known: Some(gpus_known),
@@ -100,7 +125,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         boot_id,
         start,
         plan: Plan::default(),
-        known: false,
+        standing: Standing::default(),
+        earlier: None,
         unacknowledged_since: None,
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -116,6 +142,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         () = control.run(period) => Ok(()),
         () = watching => Ok(()),
         () = node_watched => Ok(()),
+        () = braking => Ok(()),
+        () = listening => Ok(()),
         () = reporting => Ok(()),
         result = serving => result.map_err(NodeError::from),
     }
@@ -133,6 +161,10 @@ async fn client() -> Result<kube::Client, NodeError> {
 struct Loop {
     devices: Devices,
     sights: watch::Receiver<Sight>,
+    brakes: watch::Receiver<Brakes>,
+    renewals: watch::Receiver<Renewals>,
+    ownership: watch::Receiver<Ownership>,
+    lock: Readiness,
     reports: watch::Sender<Report>,
     metrics: Metrics,
     gpus_known: Option<Readiness>,
@@ -140,8 +172,9 @@ struct Loop {
     boot_id: String,
     start: Instant,
     plan: Plan,
-    /// The object's earlier status was taken in.
-    known: bool,
+    standing: Standing,
+    /// What earlier lives of this agent left, once it was taken in.
+    earlier: Option<Earlier>,
     unacknowledged_since: Option<(Epoch, Instant)>,
 }
 
@@ -155,6 +188,7 @@ impl Loop {
                 _ = ticks.tick() => {}
                 () = alarm.notified() => {}
                 changed = self.sights.changed() => if changed.is_err() { return },
+                changed = self.brakes.changed() => if changed.is_err() { return },
             }
             self.turn();
             self.pulse.beat();
@@ -164,39 +198,71 @@ impl Loop {
     fn turn(&mut self) {
         let began = Instant::now();
         let sight = self.sights.borrow_and_update().clone();
-        self.remember(&sight);
+        let ownership = self.ownership.borrow().clone();
+        self.tell_ownership(&ownership);
+        self.remember(&sight, &ownership);
+        let orders = self.standing(&sight, &ownership);
         let seen = self.devices.observe(self.start);
         if seen.gpus != observation::GpuAccess::Starting
             && let Some(gpus_known) = self.gpus_known.take()
         {
             gpus_known.met();
         }
-        let orders = sight.orders.as_deref();
+        let orders = orders.as_ref();
         self.plan = decide(&seen, orders, &self.plan.state);
         let boards: Vec<_> = seen.boards.iter().map(|board| Arc::clone(&board.traits.uuid)).collect();
         apply::apply(&self.plan, &boards, &self.devices);
         let waiting = self.unacknowledged(orders.map(|orders| orders.epoch));
         self.metrics.decided(&seen, orders, &self.plan, waiting, began.elapsed());
         let generation = orders.map_or(0, |orders| orders.generation);
-        let statement =
-            status::state(&seen, orders, &self.plan.account, sight.problem.as_deref(), generation, &self.boot_id);
+        let trouble = self.devices.journal.trouble();
+        let problems = Problems { spec: sight.problem.as_deref(), journal: trouble.as_deref() };
+        let statement = status::state(&seen, orders, &self.plan.account, &problems, generation, &self.boot_id);
         let looking = seen.gpus == observation::GpuAccess::Starting && self.start.elapsed() < LOOKING;
-        let subject = sight.object.filter(|_| !looking);
+        let ours = matches!(ownership, Ownership::Ours(_)) || orders.is_some();
+        let subject = sight.object.filter(|_| ours && !looking);
         self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
     }
 
-    /// Takes over what an earlier life of this agent had reported, once.
-    fn remember(&mut self, sight: &Sight) {
-        let (false, Some(earlier), Some(orders)) = (self.known, &sight.earlier_status, &sight.orders) else { return };
-        self.known = true;
-        if earlier.boot_id.as_deref() != Some(self.boot_id.as_str()) {
-            return;
+    /// The orders as they stand now.
+    fn standing(&mut self, sight: &Sight, ownership: &Ownership) -> Option<Orders> {
+        let (orders, earlier) = (sight.orders.as_ref()?, self.earlier.as_ref()?);
+        let (brakes, mut renewals) = (self.brakes.borrow_and_update(), self.renewals.borrow().clone());
+        if earlier.lease_expired && !renewals.seen() {
+            renewals.expired_before();
         }
-        self.plan.state = State::remembering(earlier.acknowledged);
-        let ready = earlier.conditions.iter().find(|condition| condition.type_ == condition::kind::READY);
-        let released = ready.is_some_and(|ready| ready.reason == Reason::Released.as_str());
-        if released && orders.release {
+        let at = Circumstances { ownership, brakes: &brakes, renewals: &renewals, earlier };
+        self.standing.next(orders, at, self.start.elapsed())
+    }
+
+    /// Takes over what earlier lives of this agent have left, once.
+    fn remember(&mut self, sight: &Sight, ownership: &Ownership) {
+        let (None, Some(status), Some(orders)) = (&self.earlier, &sight.earlier_status, &sight.orders) else { return };
+        let originals = match ownership {
+            Ownership::Ours(originals) => Originals::clone(originals),
+            Ownership::Asking if self.start.elapsed() >= standing::PATIENCE => Originals::unknown(),
+            Ownership::Asking | Ownership::Another => return,
+        };
+        let earlier = Earlier::of(status, &self.boot_id);
+        let checked = earlier.check(&originals);
+        if checked != originals {
+            self.devices.journal.note(&[Note::EarlierLife]);
+        }
+        let untouched = checked.untouched();
+        self.plan.state = State::remembering(earlier.acknowledged).owning(checked);
+        if earlier.released && orders.release && untouched {
             self.plan.state = self.plan.state.clone().released();
+        }
+        self.earlier = Some(earlier);
+    }
+
+    fn tell_ownership(&self, ownership: &Ownership) {
+        match ownership {
+            Ownership::Ours(_) => self.lock.met(),
+            Ownership::Another => {
+                self.lock.lost(format!("{}: {}", Reason::AnotherAgent, Reason::AnotherAgent.explanation()))
+            }
+            Ownership::Asking => {}
         }
     }
 

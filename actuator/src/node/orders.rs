@@ -12,8 +12,10 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
+use super::{lease::Terms, restraint::Restraint};
+
 /// What this node is asked to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Orders {
     /// Of the object; another object may start its epochs anew.
     pub uid: String,
@@ -31,6 +33,12 @@ pub struct Orders {
     pub cpus: BTreeMap<u32, CpuCeiling>,
     /// Take everything off.
     pub release: bool,
+    /// The domains whose brakes this node obeys.
+    pub domains: Vec<String>,
+    /// How long all this stands without a sign of life; `None`: for ever.
+    pub lease: Option<Terms>,
+    /// What stands over the orders: not in the object, and never looser than it.
+    pub restraint: Restraint,
 }
 
 /// What a node draws beside its devices: `devices × (1 + percent/100) + fixed` is its alternating current.
@@ -126,6 +134,9 @@ impl Orders {
             boards: BTreeMap::new(),
             cpus: BTreeMap::new(),
             release: spec.release,
+            domains: spec.domains.clone(),
+            lease: spec.lease.as_ref().map(Terms::from),
+            restraint: Restraint::default(),
         };
         for ceiling in &spec.gpu_frequencies {
             let given = BoardCeiling {
@@ -153,7 +164,8 @@ impl Orders {
     }
 }
 
-fn stricter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+/// The lesser of two limits, of which either may be missing.
+pub(super) fn stricter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if one.cmp(&other) == Ordering::Less { one } else { other }),
         (one, other) => one.or(other),

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{
     metrics::Metrics,
     observe::spec::Subject,
-    status::{HEARTBEAT, Statement, worth_writing},
+    status::{HEARTBEAT, Statement, Verdict, worth_writing},
 };
 
 /// Owner of the status's fields.
@@ -95,17 +95,16 @@ impl Writer {
     fn complete(&self, statement: &Statement) -> NodeFrequenciesStatus {
         let now = Time(Timestamp::now());
         let mut conditions = self.conditions.clone();
-        let ready = &statement.ready;
         let generation = statement.status.observed_generation;
-        condition::set(
-            &mut conditions,
-            condition::kind::READY,
-            ready.truth,
-            ready.reason,
-            ready.message.clone(),
-            generation,
-            now.clone(),
-        );
+        let mut say = |kind, verdict: &Verdict| {
+            let message = verdict.message.clone();
+            condition::set(&mut conditions, kind, verdict.truth, verdict.reason, message, generation, now.clone());
+        };
+        say(condition::kind::READY, &statement.ready);
+        match &statement.lease {
+            Some(lease) => say(condition::kind::LEASE_CURRENT, lease),
+            None => conditions.retain(|condition| condition.type_ != condition::kind::LEASE_CURRENT),
+        }
         NodeFrequenciesStatus { conditions, heartbeat_time: Some(now), ..statement.status.clone() }
     }
 

@@ -36,6 +36,17 @@ pub struct Statement {
     pub status: NodeFrequenciesStatus,
     /// The condition Ready.
     pub ready: Verdict,
+    /// The condition LeaseCurrent; `None` where the orders have no lease.
+    pub lease: Option<Verdict>,
+}
+
+/// What stands in the agent's way, beside devices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Problems<'a> {
+    /// Why the present object is not what is in force.
+    pub spec: Option<&'a str>,
+    /// Why the journal cannot be used.
+    pub journal: Option<&'a str>,
 }
 
 /// A condition without its times.
@@ -61,7 +72,7 @@ pub fn state(
     seen: &Observation,
     orders: Option<&Orders>,
     account: &Account,
-    problem: Option<&str>,
+    problems: &Problems<'_>,
     generation: i64,
     boot_id: &str,
 ) -> Statement {
@@ -79,7 +90,21 @@ pub fn state(
         observed_generation: Some(generation),
         ..NodeFrequenciesStatus::default()
     };
-    Statement { status, ready: ready(seen, orders, account, problem) }
+    let lease = orders.and_then(|orders| lease(orders));
+    Statement { status, ready: ready(seen, orders, account, problems), lease }
+}
+
+/// How the lease stands, by what it does to the orders.
+fn lease(orders: &Orders) -> Option<Verdict> {
+    let terms = orders.lease?;
+    let reason = orders.restraint.lease.unwrap_or(Reason::LeaseRenewed);
+    let seconds = terms.duration.as_secs();
+    let message = match reason {
+        Reason::LeaseRenewed => "the recommender's Lease is seen to be renewed".to_owned(),
+        _ => format!("no renewal of the recommender's Lease was seen for {seconds} s; nothing is raised"),
+    };
+    let truth = (reason == Reason::LeaseRenewed).into();
+    Some(Verdict { truth, reason, message })
 }
 
 fn gpu((board, standing): (&super::observation::SeenBoard, &super::decide::BoardAccount)) -> GpuStatus {
@@ -116,9 +141,9 @@ fn cpu((cpu, standing): (&super::observation::SeenCpu, &super::decide::CpuAccoun
 }
 
 /// The first thing that is wrong, the gravest first.
-fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem: Option<&str>) -> Verdict {
+fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problems: &Problems<'_>) -> Verdict {
     let not = |reason, message: String| Verdict { truth: Truth::False, reason, message };
-    if let Some(problem) = problem {
+    if let Some(problem) = problems.spec {
         return not(Reason::InvalidSpec, format!("{problem}; the last good orders stand"));
     }
     if let GpuAccess::Broken(why) = &seen.gpus {
@@ -168,10 +193,23 @@ fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem
             format!("gpuFrequencies names {unknown} ({} in all): {boards}", account.unknown_boards.len()),
         );
     }
+    if let Some(trouble) = problems.journal {
+        return not(
+            Reason::JournalUnavailable,
+            format!("{trouble}; ceilings are held all the same, and a release restores defaults"),
+        );
+    }
+    if account.phase == Phase::Released && account.to_defaults {
+        let message = "the devices are back at their defaults: nobody knows what they were set to before";
+        return Verdict { truth: Truth::True, reason: Reason::Released, message: message.to_owned() };
+    }
+    if let Some(reason) = account.restraint {
+        return Verdict { truth: Truth::True, reason, message: reason.explanation().to_owned() };
+    }
     let message = match (account.phase, &seen.gpus) {
         (Phase::Waiting, _) => "there are no orders yet",
         (Phase::Releasing, _) => "the ceilings are being taken off step by step",
-        (Phase::Released, _) => "the devices are back at their defaults",
+        (Phase::Released, _) => "the devices are back at what they were set to before",
         (Phase::Enforcing, GpuAccess::NoLibrary) => "no NVML library: a node of CPUs alone",
         (Phase::Enforcing, _) => "every order is carried out",
     };
@@ -200,7 +238,9 @@ pub fn worth_writing(last: Option<&Statement>, next: &Statement, elapsed: Durati
 /// Anything but numbers differs.
 fn says_otherwise(last: &Statement, next: &Statement) -> bool {
     let (a, b) = (&last.status, &next.status);
+    let lease = |statement: &Statement| statement.lease.as_ref().map(|lease| lease.reason);
     (last.ready.truth, last.ready.reason) != (next.ready.truth, next.ready.reason)
+        || lease(last) != lease(next)
         || a.acknowledged != b.acknowledged
         || a.gpu_count != b.gpu_count
         || a.cpus.len() != b.cpus.len()
@@ -258,7 +298,7 @@ mod tests {
             ..GpuStatus::default()
         };
         let status = NodeFrequenciesStatus { gpus: vec![gpu], power_watts: Some(power), ..Default::default() };
-        Statement { status, ready: Verdict::default() }
+        Statement { status, ready: Verdict::default(), lease: None }
     }
 
     const LATER: Duration = Duration::from_secs(2);

@@ -235,6 +235,7 @@ pub fn granted(sequence: i64, watts: u32) -> Orders {
         boards: BTreeMap::new(),
         cpus: BTreeMap::new(),
         release: false,
+        ..Orders::default()
     }
 }
 

@@ -199,7 +199,7 @@ pub struct CpuCeiling {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeFrequenciesStatus {
-    /// Ready.
+    /// Ready, and LeaseCurrent where there is a lease.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,

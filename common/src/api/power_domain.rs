@@ -101,7 +101,7 @@ pub struct BrakeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerDomainStatus {
-    /// Ready, DataFresh, WithinCap, Feasible.
+    /// Ready, DataFresh, WithinCap, Feasible, and Braked once the recommender has pulled the brake.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,

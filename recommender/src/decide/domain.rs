@@ -13,6 +13,7 @@ use powercap_common::{
 };
 
 use super::{
+    brake,
     fleet::Fleet,
     grants::Budget,
     steady::{Bounds, steady},
@@ -76,6 +77,21 @@ pub fn maximum(fleet: &Fleet<'_>, node: usize, domain: &Domain) -> Option<Watts>
     fleet.nodes[node].devices_maximum().map(|devices| Watts::new(domain.overhead.node_power(devices).ceil()))
 }
 
+/// Counts nodes that have lost their limits at a boot with their nameplate: with the most that they can
+/// draw, by the strictest rule of their domains. One that nobody knows it of stays unknown.
+pub fn count_booted(domains: &[DomainView], fleet: &mut Fleet<'_>) {
+    for view in domains {
+        let Ok(domain) = &view.domain else { continue };
+        for &at in &view.members {
+            let nameplate = maximum(fleet, at, domain);
+            let holding = &mut fleet.nodes[at].holding;
+            if let Some(nameplate) = nameplate.filter(|_| holding.booted && holding.granted.is_some()) {
+                holding.committed = Some(holding.committed.map_or(nameplate, |committed| committed.max(nameplate)));
+            }
+        }
+    }
+}
+
 /// What a domain's status says, and the watts for metrics.
 pub struct DomainReport {
     /// The status.
@@ -112,12 +128,12 @@ pub fn report(
     let budget = domain.budget();
     status.committed_watts = sum.map(Watts::ceil);
     status.headroom_watts = sum.map(|sum| budget.saturating_sub(sum).floor());
-    let (ready, reason, message) = readiness(view, fleet, sum, domain, observation, now);
-    say(&mut status.conditions, kind::READY, ready, reason, message);
+    let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
+    say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
     let power = measured(view, fleet, domain, observation, now);
     match &power {
-        Ok(power) => {
+        Ok((power, _)) => {
             let bounds = Bounds { edges: &[domain.cap] };
             let shown = steady(status.current_power_watts, *power, &bounds);
             status.current_power_watts = Some(shown);
@@ -139,7 +155,18 @@ pub fn report(
     }
     let (feasible, reason, message) = feasibility(view, fleet, domain);
     say(&mut status.conditions, kind::FEASIBLE, feasible, reason, message);
-    DomainReport { status, power: power.ok() }
+    let settled = matches!(ready_reason, Reason::GrantsFit | Reason::AgentSilent);
+    let measured_at = power.as_ref().ok().map(|(_, at)| *at);
+    status.brake = brake::next(status.brake.as_ref(), &status.conditions, settled, measured_at);
+    match &status.brake {
+        Some(brake) => {
+            let message =
+                format!("power stayed above the cap with nothing left to lower; the brake is at {:?}", brake.level);
+            say(&mut status.conditions, kind::BRAKED, Truth::True, Reason::PowerStaysAboveCap, message);
+        }
+        None => status.conditions.retain(|condition| condition.type_ != kind::BRAKED),
+    }
+    DomainReport { status, power: power.ok().map(|(power, _)| power) }
 }
 
 fn readiness(
@@ -180,6 +207,14 @@ fn readiness(
         let message = format!("the agent of {} is silent; its node counts with what it was promised", names(&silent));
         return (Truth::False, Reason::AgentSilent, message);
     }
+    let booted: Vec<_> = view.members.iter().copied().filter(|&at| fleet.nodes[at].holding.booted).collect();
+    if !booted.is_empty() {
+        let message = format!(
+            "{} has booted, at which limits are lost, and acknowledged nothing since; it counts with the most that it can draw",
+            names(&booted)
+        );
+        return (Truth::False, Reason::AwaitingAcknowledgement, message);
+    }
     let budget = domain.budget();
     let kept = format!("{} W committed of {} W for nodes", committed.ceil(), budget.floor());
     match committed <= budget {
@@ -190,14 +225,16 @@ fn readiness(
     }
 }
 
-/// Power at the meter, by the readings of every device and the rule for what stands beside them.
+/// Power at the meter, by the readings of every device and the rule for what stands beside them, and when
+/// the oldest of them was taken.
 fn measured(
     view: &DomainView,
     fleet: &Fleet<'_>,
     domain: &Domain,
     observation: &Observation,
     now: Timestamp,
-) -> Result<Watts, Hold> {
+) -> Result<(Watts, Timestamp), Hold> {
+    let mut oldest = now;
     if view.members.is_empty() {
         return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
     }
@@ -217,6 +254,7 @@ fn measured(
         let what = format!("{uuid} on {}", fleet.nodes[at].name);
         let sample = fresh(power, &what, telemetry.gpu_problem.as_ref(), now, stale_after)?;
         devices[at] = devices[at] + sample.value;
+        oldest = oldest.min(sample.at);
     }
     let mut sum = domain.unmanaged;
     for &at in &view.members {
@@ -225,8 +263,9 @@ fn measured(
         let what = format!("the CPUs of {name}");
         let cpus = fresh(cpus, &what, telemetry.cpu_problem.as_ref(), now, stale_after)?;
         sum = sum + domain.overhead.node_power(devices[at] + cpus.value);
+        oldest = oldest.min(cpus.at);
     }
-    Ok(sum)
+    Ok((sum, oldest))
 }
 
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {

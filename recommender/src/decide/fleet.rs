@@ -40,12 +40,13 @@ pub struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     /// Puts it in order.
     pub fn of(observation: &'a Observation) -> Self {
+        let term = observation.epoch.term;
         let view = |(name, facts): (&'a String, &'a NodeFacts)| {
             let frequencies = observation.frequencies.get(name).map(AsRef::as_ref);
             let frequencies = frequencies.filter(|object| is_about(object, facts));
             let uncertain = observation.uncertain.get(name).copied();
             let holding =
-                frequencies.map(|object| Holding::of(object, observation.epoch.term, uncertain)).unwrap_or_default();
+                frequencies.map(|object| Holding::of(object, &facts.boot_id, term, uncertain)).unwrap_or_default();
             NodeView { name, facts, frequencies, holding }
         };
         let nodes: Vec<_> = observation.nodes.iter().map(view).collect();

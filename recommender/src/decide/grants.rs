@@ -18,6 +18,10 @@ use powercap_common::{api::NodeFrequencies, units::Watts};
 /// Raises smaller than this wait for more room: each costs a write.
 const LEAST_RAISE: Watts = Watts::new(10);
 
+/// What a write without a limit counts with while nobody knows whether it arrived: a release that may
+/// yet come leaves a node of unknown commitment.
+pub const NO_LIMIT: Watts = Watts::from_milliwatts(u64::MAX);
+
 /// One node, as conservation sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
@@ -27,6 +31,8 @@ pub struct Holding {
     pub committed: Option<Watts>,
     /// Whether its spec is of the present leader's term, so that no earlier leader's write can still land.
     pub in_term: bool,
+    /// It has booted since it acknowledged anything: its limits are lost.
+    pub booted: bool,
 }
 
 /// One domain's watts for nodes, and which nodes (by index) share them.
@@ -39,27 +45,34 @@ pub struct Budget {
 }
 
 impl Holding {
-    /// What a node's object says, in the term of the present leader. `uncertain` is a grant that was
-    /// sent and of which nobody knows whether it arrived.
+    /// What a node's object says, in the term of the present leader. `boot_id` is what the node's kubelet
+    /// says, if anything; `uncertain` is a grant that was sent and of which nobody knows whether it arrived.
     #[must_use]
-    pub fn of(frequencies: &NodeFrequencies, term: i64, uncertain: Option<Watts>) -> Self {
+    pub fn of(frequencies: &NodeFrequencies, boot_id: &str, term: i64, uncertain: Option<Watts>) -> Self {
         let spec = &frequencies.spec;
-        let acknowledged = frequencies.status.as_ref().and_then(|status| status.acknowledged);
+        let status = frequencies.status.as_ref();
+        // The agent speaks of an earlier boot, or of this one and has acknowledged nothing in it.
+        let of_this_boot = status
+            .and_then(|status| status.boot_id.as_deref())
+            .is_none_or(|reported| boot_id.is_empty() || reported == boot_id);
+        let acknowledged = status.and_then(|status| status.acknowledged).filter(|_| of_this_boot);
+        let booted = status.is_some() && acknowledged.is_none() && spec.committed_watts.is_some();
         let holds = acknowledged.is_some_and(|acknowledged| {
             acknowledged.epoch == spec.epoch && acknowledged.power_limit_watts == spec.power_limit_watts
         });
         // Never acknowledged: nobody knows what it draws, whatever it was granted since.
         let highest = spec.committed_watts.map(|watts| watts.max(spec.power_limit_watts.unwrap_or_default()));
-        let committed = if holds { spec.power_limit_watts } else { highest };
+        let committed = if holds { spec.power_limit_watts } else { highest.filter(|_| !booted) };
         Self {
             granted: spec.power_limit_watts.map(Watts::new),
             // Without a limit, or released, a node draws what it likes, whatever it acknowledged.
             committed: spec
                 .power_limit_watts
-                .filter(|_| !spec.release)
+                .filter(|_| !spec.release && uncertain != Some(NO_LIMIT))
                 .and(committed)
                 .map(|committed| Watts::new(committed).max(uncertain.unwrap_or_default())),
             in_term: spec.epoch.term == term,
+            booted,
         }
     }
 

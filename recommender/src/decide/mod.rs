@@ -11,6 +11,7 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+mod brake;
 mod ceiling;
 mod domain;
 mod fleet;
@@ -84,9 +85,10 @@ impl Plan {
 /// What to write now.
 #[must_use]
 pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
-    let fleet = Fleet::of(observation);
+    let mut fleet = Fleet::of(observation);
     let mut plan = Plan::default();
     let domains = domains(observation, &fleet);
+    domain::count_booted(&domains, &mut fleet);
     let policies = judge(observation, &fleet, now, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };

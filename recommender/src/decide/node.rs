@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use powercap_common::{
-    api::{CpuCeiling, GpuCeiling, NodeFrequencies, NodeFrequenciesSpec, NodeOverhead},
+    api::{CpuCeiling, GpuCeiling, LeaseTerms, NodeFrequencies, NodeFrequenciesSpec, NodeOverhead, OnExpiry},
     reason::Reason,
     units::{Megahertz, Watts},
 };
@@ -72,7 +72,8 @@ pub fn writes(
             let capped = hosts[at] || !domains_of[at].is_empty() || !gpus.is_empty();
             let grant = decided.grants[at];
             let spec = if capped {
-                capped_spec(at, grant, &domains_of[at], gpus.into_values().collect(), fleet)
+                let gpus = gpus.into_values().collect();
+                capped_spec(at, grant, &domains_of[at], gpus, fleet, observation.agent_lease_seconds)
             } else {
                 fleet.nodes[at].frequencies?;
                 NodeFrequenciesSpec { release: true, ..NodeFrequenciesSpec::default() }
@@ -131,6 +132,7 @@ fn capped_spec(
     domains: &[&DomainView],
     gpu_frequencies: Vec<GpuCeiling>,
     fleet: &Fleet<'_>,
+    lease_seconds: Option<u32>,
 ) -> NodeFrequenciesSpec {
     let existing = fleet.nodes[at].frequencies.map(|object| &object.spec);
     // Of several rules the strictest; one that is not understood just now stays as it was.
@@ -149,8 +151,18 @@ fn capped_spec(
         node_overhead,
         gpu_frequencies,
         cpu_frequencies: cpu_ceilings(at, grant, domains, fleet),
+        lease: lease_seconds.map(|seconds| lease(seconds, domains, existing.filter(|_| not_understood))),
         ..NodeFrequenciesSpec::default()
     }
+}
+
+/// The terms of silence, with the least of the domains' fallbacks. `before` is what stands where a domain
+/// is not understood just now.
+fn lease(duration_seconds: u32, domains: &[&DomainView], before: Option<&NodeFrequenciesSpec>) -> LeaseTerms {
+    let fallbacks = domains.iter().filter_map(|view| view.domain.as_ref().ok()?.fallback).map(Watts::floor);
+    let fallback_watts = fallbacks.chain(before.and_then(|spec| spec.lease?.fallback_watts)).min();
+    let on_expiry = if fallback_watts.is_some() { OnExpiry::Fallback } else { OnExpiry::Hold };
+    LeaseTerms { duration_seconds, on_expiry, fallback_watts }
 }
 
 /// CPUs under a grant below what the node can draw are slowed in the same proportion.

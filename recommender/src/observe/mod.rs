@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
 
 use self::{
-    resources::{Written, asks_for_decision, spec_or_labels},
+    resources::{Written, asks_for_decision, labels_or_boot, spec_or_labels},
     telemetry::LatestTelemetry,
     workloads::{RUNNING, node_facts, pod_facts, slim_metadata, slim_node, slim_pod},
 };
@@ -68,7 +68,7 @@ impl Observer {
             policies: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
             domains: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
             frequencies: reflect(Api::all(client.clone()), config(), slim_metadata, asks_for_decision, changed, tasks),
-            nodes: reflect(Api::all(client.clone()), config(), slim_node, spec_or_labels, changed, tasks),
+            nodes: reflect(Api::all(client.clone()), config(), slim_node, labels_or_boot, changed, tasks),
             pods: reflect(Api::all(client.clone()), config().fields(RUNNING), slim_pod, spec_or_labels, changed, tasks),
             telemetry,
             collection_interval,

@@ -1,4 +1,4 @@
-//! Our three kinds, and what was just written to them.
+//! What asks for a new decision; our three kinds, and what was just written to them.
 //!
 //! A reflector lags its own writer by some tens of milliseconds. A decision on what was before the last
 //! write would repeat it, or take a raised grant for the old one. [`Written`] closes the gap: what the
@@ -11,8 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use powercap_common::api::NodeFrequencies;
+
+use super::workloads::boot_id;
 
 /// After this the cache is believed anyway (the object may have been deleted since).
 const CACHE_LAGS_AT_MOST: Duration = Duration::from_secs(5);
@@ -68,6 +71,7 @@ pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
     object.meta().generation.hash(&mut hasher);
     object.meta().uid.hash(&mut hasher);
     if let Some(status) = &object.status {
+        status.boot_id.hash(&mut hasher);
         if let Some(acknowledged) = status.acknowledged {
             let epoch = acknowledged.epoch;
             (epoch.term, epoch.sequence, acknowledged.power_limit_watts).hash(&mut hasher);
@@ -79,6 +83,14 @@ pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
             (cpu.cpufreq_policy, cpu.max_megahertz).hash(&mut hasher);
         }
     }
+    hasher.finish()
+}
+
+/// A node asks for a new decision by its labels, and when it has booted.
+#[must_use]
+pub fn labels_or_boot(node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (spec_or_labels(node), boot_id(node)).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -1,6 +1,6 @@
 //! Pods and nodes: only what a decision needs of them is kept.
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Node, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus};
 use kube::{Resource, ResourceExt};
 use powercap_common::selector::Labels;
 
@@ -24,7 +24,9 @@ pub fn slim_pod(pod: &mut Pod) {
 pub fn slim_node(node: &mut Node) {
     slim_metadata(node);
     node.spec = None;
-    node.status = None;
+    let node_info = node.status.take().and_then(|status| status.node_info);
+    let boot_id = node_info.map(|info| NodeSystemInfo { boot_id: info.boot_id, ..NodeSystemInfo::default() });
+    node.status = Some(NodeStatus { node_info: boot_id, ..NodeStatus::default() });
 }
 
 /// Drops managed fields and annotations, which may be huge.
@@ -75,7 +77,18 @@ fn container_gpus(container: &Container) -> u64 {
 /// A node's name and facts.
 #[must_use]
 pub fn node_facts(node: &Node) -> (String, NodeFacts) {
-    (node.name_any(), NodeFacts { uid: node.uid().unwrap_or_default(), labels: labels(node) })
+    let facts = NodeFacts {
+        uid: node.uid().unwrap_or_default(),
+        labels: labels(node),
+        boot_id: boot_id(node).unwrap_or_default().to_owned(),
+    };
+    (node.name_any(), facts)
+}
+
+/// What the node's kubelet says of its last boot.
+#[must_use]
+pub fn boot_id(node: &Node) -> Option<&str> {
+    Some(&node.status.as_ref()?.node_info.as_ref()?.boot_id)
 }
 
 fn labels<K: Resource>(object: &K) -> Labels {

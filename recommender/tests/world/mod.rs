@@ -63,7 +63,8 @@ impl World {
 
     pub fn node(&mut self, name: &str, rack: &str) {
         let labels = [("rack".to_owned(), rack.to_owned())].into();
-        self.observation.nodes.insert(name.to_owned(), NodeFacts { uid: format!("uid-{name}"), labels });
+        let boot_id = self.observation.nodes.get(name).map_or_else(|| "boot-0".to_owned(), |node| node.boot_id.clone());
+        self.observation.nodes.insert(name.to_owned(), NodeFacts { uid: format!("uid-{name}"), labels, boot_id });
     }
 
     pub fn domain(&mut self, name: &str, spec: Value) {
@@ -203,10 +204,30 @@ impl World {
         object.metadata.resource_version = Some(version);
         object.status = Some(NodeFrequenciesStatus {
             acknowledged: Some(acknowledged),
+            boot_id: Some(self.observation.nodes[node].boot_id.clone()),
             gpus,
             cpus,
             ..NodeFrequenciesStatus::default()
         });
+    }
+
+    /// The node boots, and its kubelet says so; its agent is not back yet.
+    pub fn boot(&mut self, node: &str) {
+        let boot_id = format!("boot-{}", self.version());
+        self.observation.nodes.get_mut(node).unwrap().boot_id = boot_id;
+    }
+
+    /// The agent is back after a boot, and reports for the first time.
+    pub fn report_boot(&mut self, node: &str) {
+        let boot_id = self.observation.nodes[node].boot_id.clone();
+        let version = self.version().to_string();
+        let Some(object) = self.observation.frequencies.get_mut(node) else { return };
+        let object = Arc::make_mut(object);
+        object.metadata.resource_version = Some(version);
+        let status = object.status.get_or_insert_default();
+        if status.boot_id.as_ref() != Some(&boot_id) {
+            (status.boot_id, status.acknowledged) = (Some(boot_id), None);
+        }
     }
 
     pub fn acknowledge_all(&mut self) {

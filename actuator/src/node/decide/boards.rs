@@ -90,7 +90,10 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
         .iter()
         .filter(|board| {
             let uuid = &board.traits.uuid;
-            budget.is_some() || orders.boards.contains_key(uuid) || plan.state.boards.contains_key(uuid)
+            budget.is_some()
+                || orders.restraint.minimum
+                || orders.boards.contains_key(uuid)
+                || plan.state.boards.contains_key(uuid)
         })
         .collect();
     let (steered, fixed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|board| steerable(board, &plan.state));
@@ -133,7 +136,7 @@ fn steerable(board: &SeenBoard, state: &State) -> bool {
 /// The highest limit that the board may have.
 pub(super) fn most(board: &SeenBoard, orders: &Orders) -> Watts {
     let traits = &board.traits;
-    let policy = orders.boards.get(&traits.uuid).and_then(|ceiling| ceiling.limit);
+    let policy = orders.ceiling(&traits.uuid).and_then(|ceiling| ceiling.limit);
     policy.unwrap_or(traits.default_limit).min(traits.default_limit).max(traits.min_limit)
 }
 
@@ -195,7 +198,7 @@ fn claim(board: &SeenBoard, orders: &Orders, state: &State) -> Claim {
     };
     let hungry = demand >= share.percent(HUNGRY_PERCENT);
     let want = if hungry { most } else { demand.percent(115) + Watts::new(15) };
-    let order = orders.boards.get(&board.traits.uuid).map_or(0, |ceiling| ceiling.shed_order);
+    let order = orders.ceiling(&board.traits.uuid).map_or(0, |ceiling| ceiling.shed_order);
     Claim { least: board.traits.min_limit, want, most, boards: 1, order }
 }
 
@@ -216,6 +219,10 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     if !writes {
         return;
     }
+    let locks = matches!(draft.lock, Some(ClockLock::UpTo(_)));
+    let read = board.reading.and_then(|reading| reading.limit);
+    plan.note(plan.state.originals.before_board(uuid, read, locks));
+    let state = plan.state.boards.entry(uuid.clone()).or_default();
     state.number = number;
     if draft.lock.is_some() {
         state.lock_ordered_at = now;

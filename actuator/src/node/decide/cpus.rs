@@ -31,7 +31,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, envelope: Option<Watt
     }
     for cpu in &seen.cpus {
         let policy = cpu.traits.policy;
-        let ordered = orders.cpus.get(&policy);
+        let ordered = orders.cpu_ceiling(policy);
         let governed = plan.state.cpu_governor.ceiling(&cpu.traits);
         let state = plan.state.cpus.get(&policy).copied();
         if ordered.is_none() && governed.is_none() && state.is_none() {
@@ -56,6 +56,8 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, envelope: Option<Watt
             _ if last.is_some_and(|last| last < ceiling) => Reason::RoomToRaise,
             _ => Reason::EnvelopeReached,
         };
+        let read = cpu.reading.map(|reading| reading.ceiling);
+        plan.note(plan.state.originals.before_cpu(policy, read));
         write(plan, policy, ceiling, reason, seen.now);
     }
 }
@@ -88,7 +90,7 @@ pub(super) fn account(seen: &Observation, orders: Option<&Orders>, plan: &mut Pl
         .map(|cpu| {
             let state = plan.state.cpus.get(&cpu.traits.policy);
             let ceiling = state.and_then(|state| state.ceiling).filter(|ceiling| *ceiling < cpu.traits.max);
-            let ordered = orders.and_then(|orders| orders.cpus.get(&cpu.traits.policy));
+            let ordered = orders.and_then(|orders| orders.cpu_ceiling(cpu.traits.policy));
             let late = |number, at| {
                 cpu.reading.is_none_or(|reading| reading.executed < number) && seen.now.saturating_sub(at) > LATE
             };

@@ -51,7 +51,7 @@ pub(super) fn draft(board: &SeenBoard, share: Watts, orders: &Orders, now: Durat
         limit(&mut draft, board, orders, now, state);
     }
     if reading.clock_knob.usable() {
-        govern(&mut draft, board, reading, orders.boards.get(&board.traits.uuid), now, state);
+        govern(&mut draft, board, reading, orders.ceiling(&board.traits.uuid), now, state);
     } else {
         draft.governor = None;
     }

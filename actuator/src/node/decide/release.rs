@@ -1,8 +1,9 @@
 //! Taking every ceiling off in a few steps, so that a rack does not jump to full power at once.
 //!
-//! What must hold: only an explicit release comes here; the last step resets the clock ranges, the
-//! power limits and the CPUs' ceilings to the devices' defaults; Released is said when all of it was
-//! carried out.
+//! What must hold: only an explicit release comes here, and it touches only what was touched before; the
+//! last step takes our clock ranges off and puts power limits and the CPUs' ceilings back to what they
+//! were before the first touch, or to the devices' defaults where nobody knows that; Released is said
+//! when all of it was carried out.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,8 +14,11 @@ use powercap_common::{
 
 use super::{BoardWrite, Phase, Plan, budget::exposure, cpus, state::State};
 use crate::{
-    hardware::{ClockLock, Knob},
-    node::observation::{Observation, SeenBoard},
+    hardware::{ClockLock, CpuTraits, Knob},
+    node::{
+        observation::{Observation, SeenBoard, SeenCpu},
+        originals::{Note, OriginalBoard},
+    },
 };
 
 const STEPS: u32 = 4;
@@ -26,10 +30,28 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Ramp {
     step: u32,
     stepped_at: Duration,
-    /// Where each board began.
-    boards: BTreeMap<Arc<str>, (Watts, Option<Megahertz>)>,
-    cpus: BTreeMap<u32, Megahertz>,
+    boards: BTreeMap<Arc<str>, BoardsWay>,
+    cpus: BTreeMap<u32, CpusWay>,
+    /// Nobody knows the originals.
+    to_defaults: bool,
     done: bool,
+}
+
+/// From where a board comes back, and to where.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct BoardsWay {
+    from: Watts,
+    to: Watts,
+    ceiling: Option<Megahertz>,
+    /// Its clocks were locked by us.
+    locked: bool,
+}
+
+/// From where a cpufreq policy comes back, and to where.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct CpusWay {
+    from: Megahertz,
+    to: Megahertz,
 }
 
 impl State {
@@ -58,6 +80,7 @@ pub(super) fn release(seen: &Observation, plan: &mut Plan) {
         plan.state.cpu_governor = Default::default();
         plan.state.cpu_claim = Default::default();
         ramp.done = true;
+        plan.note([Note::Released]);
         plan.account.phase = Phase::Released;
     } else {
         if ramp.step == STEPS && since >= RETRY {
@@ -66,19 +89,42 @@ pub(super) fn release(seen: &Observation, plan: &mut Plan) {
         }
         plan.account.phase = Phase::Releasing;
     }
+    plan.account.to_defaults = ramp.to_defaults;
     plan.state.ramp = Some(ramp);
 }
 
 impl Ramp {
     fn start(seen: &Observation, state: &State) -> Self {
-        let began = |board: &SeenBoard| {
-            let ceiling = state.board(board).and_then(|state| state.ceiling);
-            (board.traits.uuid.clone(), (exposure(board, state.board(board)), ceiling))
+        let originals = &state.originals;
+        let board = |board: &SeenBoard| {
+            let original = originals.boards.get(&board.traits.uuid).copied();
+            // Where nobody knows what was touched, everything was.
+            let anything = || OriginalBoard { limit: None, locked: true };
+            let original = original.or_else(|| (!originals.complete).then(anything))?;
+            let remembered = state.board(board);
+            let limit = original.limit.unwrap_or(board.traits.default_limit);
+            let way = BoardsWay {
+                from: exposure(board, remembered),
+                to: limit.clamp(board.traits.min_limit, board.traits.max_limit),
+                ceiling: remembered.and_then(|state| state.ceiling),
+                locked: original.locked || !originals.complete,
+            };
+            Some((board.traits.uuid.clone(), way))
         };
-        let cpus = |(policy, state): (&u32, &super::state::CpuState)| state.ceiling.map(|ceiling| (*policy, ceiling));
+        let cpu = |cpu: &SeenCpu| {
+            let CpuTraits { policy, min, max } = cpu.traits;
+            let original = originals.cpus.get(&policy).copied().or_else(|| (!originals.complete).then_some(None))?;
+            let ordered = state.cpus.get(&policy).and_then(|state| state.ceiling);
+            let read = cpu.reading.map(|reading| reading.ceiling);
+            Some((
+                policy,
+                CpusWay { from: ordered.or(read).unwrap_or(min), to: original.unwrap_or(max).clamp(min, max) },
+            ))
+        };
         Self {
-            boards: seen.boards.iter().map(began).collect(),
-            cpus: state.cpus.iter().filter_map(cpus).collect(),
+            boards: seen.boards.iter().filter_map(board).collect(),
+            cpus: seen.cpus.iter().filter_map(cpu).collect(),
+            to_defaults: !originals.complete,
             ..Self::default()
         }
     }
@@ -87,51 +133,56 @@ impl Ramp {
         let part = f64::from(self.step) / f64::from(STEPS);
         let last = self.step == STEPS;
         for board in &seen.boards {
-            let traits = &board.traits;
-            let (limit, ceiling) = self.boards.get(&traits.uuid).copied().unwrap_or((traits.default_limit, None));
-            let knobs =
-                board.reading.map_or((Knob::Works, Knob::Works), |reading| (reading.clock_knob, reading.limit_knob));
-            let limit = limit.min(traits.default_limit) + traits.default_limit.saturating_sub(limit).scaled(part);
-            let limit = if last { traits.default_limit } else { limit };
-            let lock = traits.clocks.as_ref().and_then(|grid| {
-                let ceiling = ceiling.filter(|_| !last);
-                let between = |ceiling: Megahertz| {
-                    let room = Megahertz::new(grid.highest().get().saturating_sub(ceiling.get())).scaled(part);
-                    ClockLock::UpTo(grid.snap_down(Megahertz::new(ceiling.get() + room.get())))
-                };
-                if last { Some(ClockLock::Off) } else { ceiling.map(between) }
-            });
-            let limit = (knobs.1.usable() && exposure(board, plan.state.board(board)) != limit).then_some(limit);
-            let lock = lock.filter(|_| knobs.0.usable());
-            if limit.is_none() && lock.is_none() {
-                continue;
+            if let Some(way) = self.boards.get(&board.traits.uuid) {
+                way.write(board, part, last, seen.now, plan);
             }
-            let number = plan.state.next_number();
-            let state = plan.state.boards.entry(traits.uuid.clone()).or_default();
-            state.number = number;
-            state.ordered_at = seen.now;
-            state.lock_ordered_at = seen.now;
-            state.unconfirmed = state.unconfirmed.max(limit);
-            state.limit = limit.or(state.limit);
-            state.governor = None;
-            state.ceiling = match lock {
-                Some(ClockLock::UpTo(ceiling)) => Some(ceiling),
-                _ => None,
-            };
-            let reason = Reason::Released;
-            plan.boards.push(BoardWrite { uuid: traits.uuid.clone(), number, lock, limit, reason });
         }
         for cpu in &seen.cpus {
-            let began = self.cpus.get(&cpu.traits.policy).copied();
-            let present = cpu.reading.map_or(cpu.traits.min, |reading| reading.ceiling);
-            let from = began.unwrap_or(present).min(cpu.traits.max);
-            let room = Megahertz::new(cpu.traits.max.get() - from.get()).scaled(part);
-            let ceiling = if last { cpu.traits.max } else { Megahertz::new(from.get() + room.get()) };
+            let Some(way) = self.cpus.get(&cpu.traits.policy) else { continue };
+            let present = cpu.reading.map(|reading| reading.ceiling);
+            let room = Megahertz::new(way.to.get().saturating_sub(way.from.get())).scaled(part);
+            let ceiling = if last { way.to } else { Megahertz::new(way.from.get() + room.get()).min(way.to) };
             let takes_writes = cpu.reading.is_none_or(|reading| reading.knob.usable());
-            if takes_writes && ceiling > present {
+            if takes_writes && present != Some(ceiling) {
                 cpus::write(plan, cpu.traits.policy, ceiling, Reason::Released, seen.now);
             }
         }
+    }
+}
+
+impl BoardsWay {
+    fn write(&self, board: &SeenBoard, part: f64, last: bool, now: Duration, plan: &mut Plan) {
+        let traits = &board.traits;
+        let (clocks, limits) =
+            board.reading.map_or((Knob::Works, Knob::Works), |reading| (reading.clock_knob, reading.limit_knob));
+        let between = self.from.min(self.to) + self.to.saturating_sub(self.from).scaled(part);
+        let limit = if last { self.to } else { between };
+        let lock = traits.clocks.as_ref().filter(|_| self.locked).and_then(|grid| {
+            let step = |ceiling: Megahertz| {
+                let room = Megahertz::new(grid.highest().get().saturating_sub(ceiling.get())).scaled(part);
+                ClockLock::UpTo(grid.snap_down(Megahertz::new(ceiling.get() + room.get())))
+            };
+            if last { Some(ClockLock::Off) } else { self.ceiling.map(step) }
+        });
+        let limit = (limits.usable() && exposure(board, plan.state.board(board)) != limit).then_some(limit);
+        let lock = lock.filter(|_| clocks.usable());
+        if limit.is_none() && lock.is_none() {
+            return;
+        }
+        let number = plan.state.next_number();
+        let state = plan.state.boards.entry(traits.uuid.clone()).or_default();
+        state.number = number;
+        state.ordered_at = now;
+        state.lock_ordered_at = now;
+        state.unconfirmed = state.unconfirmed.max(limit);
+        state.limit = limit.or(state.limit);
+        state.governor = None;
+        state.ceiling = match lock {
+            Some(ClockLock::UpTo(ceiling)) => Some(ceiling),
+            _ => None,
+        };
+        let reason = Reason::Released;
+        plan.boards.push(BoardWrite { uuid: traits.uuid.clone(), number, lock, limit, reason });
     }
 }
 

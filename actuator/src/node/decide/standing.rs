@@ -23,7 +23,7 @@ pub(super) fn account(seen: &Observation, orders: Option<&Orders>, plan: &mut Pl
         .iter()
         .map(|board| {
             let state = plan.state.board(board);
-            let ceiling = orders.and_then(|orders| orders.boards.get(&board.traits.uuid));
+            let ceiling = orders.and_then(|orders| orders.ceiling(&board.traits.uuid));
             let (device, reason) = standing(board, state, ceiling, plan, seen.now);
             BoardAccount {
                 share: state.map(|state| state.share),

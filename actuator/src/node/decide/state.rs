@@ -10,7 +10,7 @@ use powercap_common::{
 use super::{
     boards::Demand, budget::CpuClaim, ceiling::Governor, drift::Drift, processors::CpuGovernor, release::Ramp,
 };
-use crate::node::observation::SeenBoard;
+use crate::node::{observation::SeenBoard, originals::Originals};
 
 /// What a decision remembers for the next one; begins empty.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +23,8 @@ pub struct State {
     pub(super) cpu_governor: CpuGovernor,
     pub(super) ramp: Option<Ramp>,
     pub(super) acknowledgement: Acknowledgement,
+    /// What the devices were before they were touched.
+    pub(super) originals: Originals,
 }
 
 impl State {
@@ -30,6 +32,12 @@ impl State {
     #[must_use]
     pub fn remembering(acknowledged: Option<Acknowledged>) -> Self {
         Self { acknowledgement: Acknowledgement { given: acknowledged, ..Default::default() }, ..Self::default() }
+    }
+
+    /// The same state, knowing what earlier lives of this agent have touched.
+    #[must_use]
+    pub fn owning(self, originals: Originals) -> Self {
+        Self { originals, ..self }
     }
 
     pub(super) fn board(&self, board: &SeenBoard) -> Option<&BoardState> {

@@ -93,6 +93,7 @@ fn run(
         }
         next = (next + period).max(Instant::now());
         while let Some(orders) = channel.orders.take_until(next) {
+            channel.journal.settle();
             for (index, policy) in policies.iter_mut().enumerate() {
                 if let Some(order) = orders.get(&policy.policy.traits().policy) {
                     carry_out(policy, order, metrics);

@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 
 use super::{
     decide::{BoardWrite, CpuWrite},
+    journal::Journal,
     observation::{Observation, Packages, SeenBoard, SeenCpu},
 };
 use gpus::Gpus;
@@ -47,6 +48,8 @@ pub struct Devices {
     /// Rung when a board draws more than its share: the loop need not wait for its time.
     pub alarm: Arc<Notify>,
     wishes: Arc<Mailbox<DevicesWanted>>,
+    /// Where originals are kept before a device is touched for the first time.
+    pub journal: Journal,
 }
 
 /// One board between its thread and the loop.
@@ -62,6 +65,7 @@ pub struct BoardChannel {
     held: AtomicBool,
     /// Its thread is to end.
     stop: AtomicBool,
+    journal: Journal,
 }
 
 /// The CPUs between their thread and the loop.
@@ -69,6 +73,7 @@ pub struct BoardChannel {
 pub struct HostChannel {
     state: Mutex<HostState>,
     orders: Mailbox<BTreeMap<u32, CpuWrite>>,
+    journal: Journal,
 }
 
 #[derive(Default)]
@@ -136,6 +141,13 @@ impl<T> Mailbox<T> {
 }
 
 impl Devices {
+    /// Devices whose originals are kept in this journal.
+    #[must_use]
+    pub fn journalled(journal: Journal) -> Self {
+        let host = HostChannel { journal: journal.clone(), ..HostChannel::default() };
+        Self { host: Arc::new(host), journal, ..Self::default() }
+    }
+
     /// What all devices say now; `start` is when the agent began.
     #[must_use]
     pub fn observe(&self, start: Instant) -> Observation {
@@ -182,7 +194,7 @@ impl Devices {
 }
 
 impl BoardChannel {
-    fn new(traits: BoardTraits, opened: u32) -> Self {
+    fn new(traits: BoardTraits, opened: u32, journal: Journal) -> Self {
         Self {
             traits: Arc::new(traits),
             latest: Mutex::default(),
@@ -191,6 +203,7 @@ impl BoardChannel {
             opened,
             held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            journal,
         }
     }
 

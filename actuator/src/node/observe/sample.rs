@@ -56,6 +56,7 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
             && !channel.stopped()
             && let Some(order) = channel.orders.take_until(next)
         {
+            channel.journal.settle();
             carry_out(board, &order, &mut standing, metrics);
             lost = publish(channel, sample(board, &mut standing), alarm) == Read::Lost;
         }
