@@ -13,14 +13,18 @@
 //! What must hold: at its end, however it ends, every ceiling stays in force, and at its start nothing
 //! is touched before there are orders.
 
+pub mod announce;
 pub mod apply;
+pub mod audit;
 pub mod decide;
+pub mod events;
 pub mod metrics;
 pub mod observation;
 pub mod observe;
 pub mod orders;
 pub mod report;
 pub mod status;
+pub mod tenants;
 
 use std::{
     borrow::Cow,
@@ -34,10 +38,13 @@ use prometheus_client::registry::Registry;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::flags::NodeFlags;
+use audit::Audit;
 use decide::{Plan, State, decide};
-use metrics::Metrics;
+use metrics::{Metrics, Step};
 use observe::{Devices, spec::Sight};
 use report::Report;
+use status::Particulars;
+use tenants::Tenancy;
 
 /// A loop that has not turned for this long is stuck, and Kubernetes should restart it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -88,10 +95,15 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let (report_sender, reports) = watch::channel(Report::default());
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let watching = observe::spec::watch(client.clone(), flags.node_name.clone(), sight_sender, spec_read);
+    let announcing = announce::announce(client.clone(), flags.node_name.clone(), reports.clone(), metrics.clone());
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());
+    let (tenancy_sender, tenancy) = watch::channel(Arc::new(Tenancy::default()));
+    let asking = observe::tenants::watch(flags.pod_resources_socket, devices.clone(), tenancy_sender, metrics.clone());
     let control = Loop {
         devices,
         sights,
+        tenancy,
+        audit: Audit::default(),
         reports: report_sender,
         metrics,
         gpus_known: Some(gpus_known),
@@ -115,6 +127,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         () = control.run(period) => Ok(()),
         () = watching => Ok(()),
         () = reporting => Ok(()),
+        () = announcing => Ok(()),
+        () = asking => Ok(()),
         result = serving => result.map_err(NodeError::from),
     }
 }
@@ -131,6 +145,8 @@ async fn client() -> Result<kube::Client, NodeError> {
 struct Loop {
     devices: Devices,
     sights: watch::Receiver<Sight>,
+    tenancy: watch::Receiver<Arc<Tenancy>>,
+    audit: Audit,
     reports: watch::Sender<Report>,
     metrics: Metrics,
     gpus_known: Option<Readiness>,
@@ -169,18 +185,33 @@ impl Loop {
         {
             gpus_known.met();
         }
+        let began = self.took(Step::Observe, began);
         let orders = sight.orders.as_deref();
         self.plan = decide(&seen, orders, &self.plan.state);
+        let began = self.took(Step::Decide, began);
         let boards: Vec<_> = seen.boards.iter().map(|board| Arc::clone(&board.traits.uuid)).collect();
         apply::apply(&self.plan, &boards, &self.devices);
+        let began = self.took(Step::Apply, began);
+        apply::tell(&self.audit.next(&seen, orders, &self.plan));
         let waiting = self.unacknowledged(orders.map(|orders| orders.epoch));
-        self.metrics.decided(&seen, orders, &self.plan, waiting, began.elapsed());
+        let (profiles, tenancy) = (self.devices.profiles(), Arc::clone(&self.tenancy.borrow()));
+        self.metrics.decided(&seen, orders, &self.plan, &tenancy, waiting);
         let generation = orders.map_or(0, |orders| orders.generation);
+        let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
+        let problem = sight.problem.as_deref();
         let statement =
-            status::state(&seen, orders, &self.plan.account, sight.problem.as_deref(), generation, &self.boot_id);
+            status::state(&seen, orders, &self.plan.account, problem, generation, &self.boot_id, particulars);
         let looking = seen.gpus == observation::GpuAccess::Starting && self.start.elapsed() < LOOKING;
         let subject = sight.object.filter(|_| !looking);
         self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
+        self.took(Step::Report, began);
+    }
+
+    /// Notes how long a step took; the next one begins now.
+    fn took(&self, step: Step, began: Instant) -> Instant {
+        let now = Instant::now();
+        self.metrics.stepped(step, now - began);
+        now
     }
 
     /// Takes over what an earlier life of this agent had reported, once.

@@ -13,12 +13,13 @@ pub mod boards;
 pub mod host;
 pub mod sample;
 pub mod spec;
+pub mod tenants;
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -30,7 +31,10 @@ use super::{
     decide::{BoardWrite, CpuWrite},
     observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
 };
-use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
+use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault, Profile};
+
+/// What boards show of themselves, by UUID.
+pub type Profiles = BTreeMap<Arc<str>, Arc<Profile>>;
 
 /// All devices of the node, as the loop sees them; clones share them.
 #[derive(Clone, Default)]
@@ -57,6 +61,9 @@ pub struct BoardChannel {
     latest: Mutex<Latest<BoardReading>>,
     orders: Mailbox<BoardWrite>,
     alarm_mw: AtomicU64,
+    profile: Mutex<Arc<Profile>>,
+    /// The profile is to be read (again).
+    profile_due: AtomicBool,
 }
 
 /// The CPUs between their thread and the loop.
@@ -170,6 +177,23 @@ impl Devices {
         lock(&self.gpus).boards.values().flatten().find(|channel| &*channel.traits.uuid == uuid).cloned()
     }
 
+    /// What each board shows of itself, by UUID.
+    #[must_use]
+    pub fn profiles(&self) -> Profiles {
+        let gpus = lock(&self.gpus);
+        let profile =
+            |channel: &Arc<BoardChannel>| (Arc::clone(&channel.traits.uuid), Arc::clone(&lock(&channel.profile)));
+        gpus.boards.values().flatten().map(profile).collect()
+    }
+
+    /// Has every split board look for its instances again: one may have been made since.
+    pub fn profiles_are_old(&self) {
+        for channel in lock(&self.gpus).boards.values().flatten() {
+            let split = lock(&channel.profile).slices.is_some();
+            channel.profile_due.fetch_or(split, Ordering::Relaxed);
+        }
+    }
+
     fn set_access(&self, access: GpuAccess, expected: u32) {
         let mut gpus = lock(&self.gpus);
         gpus.access = access;
@@ -206,6 +230,8 @@ impl BoardChannel {
             latest: Mutex::default(),
             orders: Mailbox::default(),
             alarm_mw: AtomicU64::new(u64::MAX),
+            profile: Mutex::default(),
+            profile_due: AtomicBool::new(true),
         }
     }
 
@@ -226,6 +252,13 @@ impl BoardChannel {
 
     fn alarms(&self, power: Watts) -> bool {
         power.as_milliwatts() > self.alarm_mw.load(Ordering::Relaxed)
+    }
+
+    /// Takes in the board's profile, where it is due.
+    fn describe(&self, profile: impl FnOnce() -> Profile) {
+        if self.profile_due.swap(false, Ordering::Relaxed) {
+            *lock(&self.profile) = Arc::new(profile());
+        }
     }
 
     fn seen(&self, now: Instant) -> SeenBoard {

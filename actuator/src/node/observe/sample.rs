@@ -41,6 +41,7 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
     loop {
         let sampled = sample(board, &mut standing);
         publish(channel, sampled, alarm);
+        channel.describe(|| board.profile());
         next = (next + period).max(Instant::now());
         while let Some(order) = channel.orders.take_until(next) {
             carry_out(board, &order, &mut standing, metrics);
@@ -114,7 +115,7 @@ fn carry_out(board: &mut dyn Board, order: &BoardWrite, standing: &mut Standing,
             Ok(()) => {
                 standing.lock = lock;
                 let effective = board.read_clock().ok().flatten().map(|clock| clock.get());
-                tracing::info!(%uuid, number = order.number, requested = ?lock, effective_mhz = effective, %reason, "wrote the range of clocks");
+                tracing::debug!(%uuid, number = order.number, requested = ?lock, effective_mhz = effective, %reason, "wrote the range of clocks");
             }
             Err(error) => {
                 tracing::warn!(%uuid, number = order.number, requested = ?lock, %reason, %error, "the range of clocks was refused");
@@ -128,7 +129,7 @@ fn carry_out(board: &mut dyn Board, order: &BoardWrite, standing: &mut Standing,
         match result {
             Ok(()) => {
                 let effective = board.read_limit().ok().flatten().map(Watts::as_f64);
-                tracing::info!(%uuid, number = order.number, requested = %limit, effective_watts = effective, %reason, "wrote the power limit");
+                tracing::debug!(%uuid, number = order.number, requested = %limit, effective_watts = effective, %reason, "wrote the power limit");
                 // A limit takes effect late: until it shows, every sample looks for it.
                 standing.awaited = Some((limit, Instant::now()));
             }
