@@ -52,7 +52,7 @@ fn documented() -> BTreeMap<String, Vec<String>> {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
     let page = std::fs::read_to_string(page).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| `powercap_agent_"));
-    let cells = |row: &str| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     rows.map(cells).map(|cells| (cells[0].trim_matches('`').to_owned(), cells[1..].to_vec())).collect()
 }
 

@@ -41,7 +41,7 @@ fn each_metric_is_documented_and_each_that_is_documented_exists() {
     let page = std::fs::read_to_string(page).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| `powercap_") && !line.contains("powercap_agent_"));
     let name_and_type = |row: &str| {
-        let mut cells = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`').to_owned());
+        let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
         (cells.next().unwrap(), cells.next().unwrap())
     };
     assert_eq!(exposed(), rows.map(name_and_type).collect());
