@@ -54,6 +54,10 @@ pub struct NodeFlags {
     /// The name of that Lease.
     #[arg(long, default_value = "powercap-recommender", value_name = "NAME")]
     pub lease_name: String,
+    /// The kubelet's PodResources socket, which tells whose pods hold which boards. Where nobody answers
+    /// there, the status names no tenants.
+    #[arg(long, default_value = powercap_kubelet::POD_RESOURCES_SOCKET, value_name = "FILE")]
+    pub pod_resources_socket: PathBuf,
     /// Time from one decision to the next, in milliseconds (20 to 1000). Devices are sampled as often.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
     pub loop_period_ms: u64,

@@ -87,6 +87,15 @@ pub struct BoardTraits {
     pub default_limit: Watts,
 }
 
+/// What a board shows of itself while it runs, for the status; no decision rests on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Its power is read as it is now, not as a mean over a second.
+    pub instant_power: bool,
+    /// Its MIG instances by UUID, where it is split into such; `None`: it is whole.
+    pub slices: Option<Vec<Arc<str>>>,
+}
+
 /// Whether a device takes a kind of write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Knob {

@@ -124,6 +124,8 @@ reasons! {
     AnotherAgent,
     /// The journal of original settings cannot be used: ceilings are lowered as before, and a release restores defaults.
     JournalUnavailable,
+    /// The kubelet does not tell which pods hold which devices.
+    TenantsUnknown,
 }
 
 impl fmt::Display for Reason {

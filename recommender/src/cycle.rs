@@ -40,6 +40,7 @@ use crate::{
         Observer,
         prometheus::Prometheus,
         telemetry::{LatestTelemetry, poll},
+        tenants,
     },
 };
 
@@ -180,6 +181,7 @@ impl Cycle {
         let mut observation = self.observer.observe();
         self.terms_seen.store(self.observer.highest_term(), Ordering::Relaxed);
         let now = Timestamp::now();
+        tenants::attribute(&mut observation, now);
         self.ages(&observation.telemetry, now);
         let leadership = self.leadership.borrow().filter(Leadership::lasts);
         self.metrics.leading(leadership.is_some());

@@ -165,7 +165,21 @@ impl Hold {
     }
 }
 
+/// Agents write a status at least every five minutes and a half. Sooner than by that, a silent one is
+/// known by its series.
+const AGENT_SILENT_AFTER: SignedDuration = SignedDuration::from_mins(6);
+
 impl Observation {
+    /// Whether a node's agent was not heard of for longer than it should. `object` is the node's, if it has
+    /// one.
+    #[must_use]
+    pub fn agent_is_silent(&self, node: &str, object: Option<&NodeFrequencies>, now: Timestamp) -> bool {
+        let beat = object.and_then(|object| object.status.as_ref()?.heartbeat_time.as_ref());
+        let heard = self.telemetry.agents.get(node).filter(|_| self.telemetry.agents_answered);
+        beat.is_some_and(|beat| now.duration_since(beat.0) > AGENT_SILENT_AFTER)
+            || heard.is_some_and(|heard| now.duration_since(*heard) > self.stale_after())
+    }
+
     /// A reading older than this is no basis for raising anything.
     #[must_use]
     pub fn stale_after(&self) -> SignedDuration {

@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use powercap_kubelet::messages::{
+    ContainerDevices, ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+};
 use powercap_simulated_hardware::daemon::Hardware;
 use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, Sharing};
 use powercap_simulator::kubelet::messages::{
-    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerAllocateResponse, ContainerDevices,
-    ContainerResources, Empty, ListAndWatchResponse, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
-    RegisterRequest,
+    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerAllocateResponse, Empty,
+    ListAndWatchResponse, RegisterRequest,
 };
 use powercap_simulator::kubelet::pod_resources::Owners;
 use tokio::net::{UnixListener, UnixStream};
@@ -274,6 +276,7 @@ async fn owners_come_from_pod_resources_and_outlive_its_silence() {
                         device_ids: vec!["GPU-2".to_owned()],
                     },
                 ],
+                ..ContainerResources::default()
             }],
         }],
     };

@@ -10,12 +10,15 @@ pub mod rapl;
 
 use powercap_common::units::{Megahertz, Watts};
 
-use crate::hardware::{BoardTraits, Knob};
+use crate::hardware::{BoardTraits, Knob, Profile};
 
 /// A board that can be read and held.
 pub trait Board {
     /// What it is and can do.
     fn traits(&self) -> &BoardTraits;
+
+    /// What it shows of itself now. On a split board this takes two calls for each instance.
+    fn profile(&self) -> Profile;
 
     /// Its power now.
     ///

@@ -18,12 +18,15 @@ use powercap_common::units::{Megahertz, Watts};
 
 use super::{Board, DeviceError};
 use crate::{
-    hardware::{BoardTraits, ClockGrid},
+    hardware::{BoardTraits, ClockGrid, Profile},
     sys,
 };
 
 /// `NVML_ERROR_FREQ_NOT_SUPPORTED`, which the wrapper does not know.
 const FREQ_NOT_SUPPORTED: u32 = 24;
+
+/// `NVML_DEVICE_MIG_ENABLE`.
+const MIG_ENABLED: u32 = 1;
 
 /// NVML could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,10 @@ impl Board for NvmlBoard<'_> {
         &self.traits
     }
 
+    fn profile(&self) -> Profile {
+        Profile { instant_power: self.instant_power, slices: slices(&self.device) }
+    }
+
     fn read_power(&mut self) -> Result<Watts, DeviceError> {
         if self.instant_power {
             match instant_power(&self.device) {
@@ -145,6 +152,14 @@ fn instant_power(device: &Device<'_>) -> Result<Option<Watts>, NvmlError> {
         Err(error) if lacking(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The board's MIG instances; `None` where it is not split. NVML numbers places, of which some are empty.
+fn slices(device: &Device<'_>) -> Option<Vec<Arc<str>>> {
+    device.mig_mode().ok().filter(|mode| mode.current == MIG_ENABLED)?;
+    let places = device.mig_device_count().unwrap_or(0);
+    let instances = (0..places).filter_map(|place| device.mig_device_by_index(place).ok());
+    Some(instances.filter_map(|instance| instance.uuid().ok()).map(Arc::from).collect())
 }
 
 /// The clocks at the highest memory clock: what an unlocked memory clock allows.

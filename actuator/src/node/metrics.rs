@@ -1,11 +1,18 @@
-//! The node agent's own series, `powercap_agent_*`.
+//! The node agent's own series, `powercap_agent_*`; `docs/reference/metrics.md` says what each means.
+//!
+//! What must hold: what is not known is NaN, never zero; a board that has gone leaves no series behind.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use powercap_common::{reason::Reason, units::Watts};
+use powercap_common::{
+    api::DeviceState,
+    reason::Reason,
+    units::{Megahertz, Watts},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
@@ -17,8 +24,16 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{decide::Plan, observation::Observation, orders::Orders};
-use crate::{devices::DeviceError, hardware::Knob};
+use super::{
+    decide::{BoardAccount, Plan},
+    observation::{Observation, SeenBoard},
+    orders::Orders,
+    tenants::Tenancy,
+};
+use crate::{
+    devices::DeviceError,
+    hardware::{ClockLock, Knob},
+};
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -33,12 +48,23 @@ pub struct Metrics {
     board_limit: Family<Board, FloatGauge>,
     board_clock: Family<Board, FloatGauge>,
     board_ceiling: Family<Board, FloatGauge>,
+    board_requested_limit: Family<Board, FloatGauge>,
+    board_requested_ceiling: Family<Board, FloatGauge>,
+    board_tenants: Family<Board, FloatGauge>,
+    board_state: Family<BoardState, Gauge>,
+    board_state_changes: Family<BoardState, Counter>,
     cpu_ceiling: Family<Cpu, FloatGauge>,
+    cpu_requested_ceiling: Family<Cpu, FloatGauge>,
     unacknowledged: FloatGauge,
+    lease_age: FloatGauge,
     writes: Family<Write, Counter>,
     decisions: Family<Decision, Counter>,
     reports: Family<Report, Counter>,
-    decision_seconds: Histogram,
+    tenant_polls: Family<Poll, Counter>,
+    events: Family<Announcement, Counter>,
+    step_seconds: Family<LoopStep, Histogram, fn() -> Histogram>,
+    /// The boards that have series.
+    boards: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -67,8 +93,92 @@ struct Report {
     result: WriteResult,
 }
 
-/// What was written.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BoardState {
+    uuid: Arc<str>,
+    state: StateWord,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Poll {
+    result: PollResult,
+}
+
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+enum PollResult {
+    Answered,
+    Failed,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Announcement {
+    result: Announced,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LoopStep {
+    step: Step,
+}
+
+/// A part of one turn of the loop.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub enum Step {
+    /// Taking together what the devices said.
+    Observe,
+    /// Deciding.
+    Decide,
+    /// Handing the orders to the devices' threads.
+    Apply,
+    /// Putting together status, metrics and audit.
+    Report,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub enum Announced {
+    /// The API server has it.
+    Written,
+    /// The API server refused it, or did not answer.
+    Failed,
+    /// The same was told lately, or too much was.
+    Suppressed,
+}
+
+/// The states, in the order of the API.
+const STATES: [DeviceState; 6] = [
+    DeviceState::Pending,
+    DeviceState::Applied,
+    DeviceState::Failed,
+    DeviceState::Drifted,
+    DeviceState::Unsupported,
+    DeviceState::Quarantined,
+];
+
+/// A [`DeviceState`] as a label.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+struct StateWord(&'static str);
+
+impl StateWord {
+    const fn of(state: DeviceState) -> Self {
+        Self(match state {
+            DeviceState::Pending => "Pending",
+            DeviceState::Applied => "Applied",
+            DeviceState::Failed => "Failed",
+            DeviceState::Drifted => "Drifted",
+            DeviceState::Unsupported => "Unsupported",
+            DeviceState::Quarantined => "Quarantined",
+        })
+    }
+}
+
+impl EncodeLabelValue for StateWord {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelValue)]
 pub enum WriteKind {
     /// The range of a board's clocks.
     GraphicsClock,
@@ -100,7 +210,19 @@ impl Metrics {
     /// Registers every series.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self {
+        let metrics = Self::unregistered();
+        let registry = registry.sub_registry_with_prefix("powercap_agent");
+        metrics.register_node(registry);
+        metrics.register_devices(registry);
+        metrics.register_work(registry);
+        metrics
+    }
+
+    fn unregistered() -> Self {
+        // Until a lease is watched its age is not known.
+        let lease_age = FloatGauge::default();
+        lease_age.set(f64::NAN);
+        Self {
             node_power: FloatGauge::default(),
             envelope: FloatGauge::default(),
             grant: FloatGauge::default(),
@@ -109,76 +231,77 @@ impl Metrics {
             board_limit: Family::default(),
             board_clock: Family::default(),
             board_ceiling: Family::default(),
+            board_requested_limit: Family::default(),
+            board_requested_ceiling: Family::default(),
+            board_tenants: Family::default(),
+            board_state: Family::default(),
+            board_state_changes: Family::default(),
             cpu_ceiling: Family::default(),
+            cpu_requested_ceiling: Family::default(),
             unacknowledged: FloatGauge::default(),
+            lease_age,
             writes: Family::default(),
             decisions: Family::default(),
             reports: Family::default(),
-            decision_seconds: Histogram::new(exponential_buckets(10e-6, 4.0, 8)),
+            tenant_polls: Family::default(),
+            events: Family::default(),
+            step_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(10e-6, 4.0, 8))),
+            boards: Arc::default(),
+        }
+    }
+
+    fn register_node(&self, registry: &mut Registry) {
+        let mut watts = |name: &str, help: &str, gauge: &FloatGauge| {
+            registry.register_with_unit(name, help, Unit::Other("watts".to_owned()), gauge.clone());
         };
-        let registry = registry.sub_registry_with_prefix("powercap_agent");
-        let watts = || Unit::Other("watts".to_owned());
-        let megahertz = || Unit::Other("megahertz".to_owned());
-        registry.register_with_unit(
-            "node_power",
-            "Alternating current of the node as the agent reckons it",
-            watts(),
-            metrics.node_power.clone(),
+        watts("node_power", "Alternating current of the node as the agent reckons it", &self.node_power);
+        watts("envelope", "What the devices may draw together; absent grant: NaN", &self.envelope);
+        watts("grant", "Alternating current that the node may draw; absent: NaN", &self.grant);
+        watts("cpu_power", "Power of the CPU packages; unknown: NaN", &self.cpu_power);
+        let mut seconds = |name: &str, help: &str, gauge: &FloatGauge| {
+            registry.register_with_unit(name, help, Unit::Seconds, gauge.clone());
+        };
+        let help = "Since when the present orders wait to be acknowledged; 0 when they are";
+        seconds("unacknowledged", help, &self.unacknowledged);
+        let help = "Since when no renewal of the recommender's Lease was seen; none watched: NaN";
+        seconds("lease_age", help, &self.lease_age);
+    }
+
+    fn register_devices(&self, registry: &mut Registry) {
+        let mut board = |name: &str, help: &str, unit: &str, family: &Family<Board, FloatGauge>| {
+            registry.register_with_unit(name, help, Unit::Other(unit.to_owned()), family.clone());
+        };
+        board("gpu_power", "Power of a board", "watts", &self.board_power);
+        board("gpu_power_limit", "Power limit in force on a board, read back", "watts", &self.board_limit);
+        let help = "Power limit last ordered for a board; none yet: NaN";
+        board("gpu_requested_power_limit", help, "watts", &self.board_requested_limit);
+        board("gpu_clock", "Graphics clock of a board", "megahertz", &self.board_clock);
+        board("gpu_ceiling", "Clock ceiling that is held on a board; none: NaN", "megahertz", &self.board_ceiling);
+        let help = "Clock ceiling last ordered for a board; none yet, or taken off: NaN";
+        board("gpu_requested_ceiling", help, "megahertz", &self.board_requested_ceiling);
+        registry.register("gpu_tenants", "Pods that hold a board; unknown: NaN", self.board_tenants.clone());
+        registry.register(
+            "gpu_state",
+            "1 for the state that a board is in, 0 for the others",
+            self.board_state.clone(),
         );
-        registry.register_with_unit(
-            "envelope",
-            "What the devices may draw together; absent grant: NaN",
-            watts(),
-            metrics.envelope.clone(),
-        );
-        registry.register_with_unit(
-            "grant",
-            "Alternating current that the node may draw; absent: NaN",
-            watts(),
-            metrics.grant.clone(),
-        );
-        registry.register_with_unit(
-            "cpu_power",
-            "Power of the CPU packages; unknown: NaN",
-            watts(),
-            metrics.cpu_power.clone(),
-        );
-        registry.register_with_unit("gpu_power", "Power of a board", watts(), metrics.board_power.clone());
-        registry.register_with_unit(
-            "gpu_power_limit",
-            "Power limit in force on a board, read back",
-            watts(),
-            metrics.board_limit.clone(),
-        );
-        registry.register_with_unit("gpu_clock", "Graphics clock of a board", megahertz(), metrics.board_clock.clone());
-        registry.register_with_unit(
-            "gpu_ceiling",
-            "Clock ceiling that is held on a board; none: NaN",
-            megahertz(),
-            metrics.board_ceiling.clone(),
-        );
-        registry.register_with_unit(
-            "cpu_ceiling",
-            "Ceiling in force on a cpufreq policy, read back",
-            megahertz(),
-            metrics.cpu_ceiling.clone(),
-        );
-        registry.register_with_unit(
-            "unacknowledged",
-            "Since when the present orders wait to be acknowledged; 0 when they are",
-            Unit::Seconds,
-            metrics.unacknowledged.clone(),
-        );
-        registry.register("device_writes", "Writes to devices", metrics.writes.clone());
-        registry.register("decisions", "Writes decided, by reason", metrics.decisions.clone());
-        registry.register("status_writes", "Writes of the status", metrics.reports.clone());
-        registry.register_with_unit(
-            "decision",
-            "Time from the observation to the orders",
-            Unit::Seconds,
-            metrics.decision_seconds.clone(),
-        );
-        metrics
+        let help = "Times that a board came into a state; Drifted counts drifts";
+        registry.register("gpu_state_changes", help, self.board_state_changes.clone());
+        let mut cpu = |name: &str, help: &str, family: &Family<Cpu, FloatGauge>| {
+            registry.register_with_unit(name, help, Unit::Other("megahertz".to_owned()), family.clone());
+        };
+        cpu("cpu_ceiling", "Ceiling in force on a cpufreq policy, read back", &self.cpu_ceiling);
+        cpu("cpu_requested_ceiling", "Ceiling last ordered for a cpufreq policy", &self.cpu_requested_ceiling);
+    }
+
+    fn register_work(&self, registry: &mut Registry) {
+        registry.register("device_writes", "Writes to devices", self.writes.clone());
+        registry.register("decisions", "Writes decided, by reason", self.decisions.clone());
+        registry.register("status_writes", "Writes of the status", self.reports.clone());
+        registry.register("tenant_polls", "Questions to the kubelet for tenants", self.tenant_polls.clone());
+        registry.register("events", "Events on the Node", self.events.clone());
+        let help = "Time of each step of a turn of the loop";
+        registry.register_with_unit("loop_step", help, Unit::Seconds, self.step_seconds.clone());
     }
 
     /// Counts a write to a device.
@@ -198,39 +321,127 @@ impl Metrics {
         self.reports.get_or_create(&Report { result }).inc();
     }
 
+    /// Counts a question to the kubelet.
+    pub fn asked_for_tenants(&self, answered: bool) {
+        let result = if answered { PollResult::Answered } else { PollResult::Failed };
+        self.tenant_polls.get_or_create(&Poll { result }).inc();
+    }
+
+    /// Counts events.
+    pub fn announced(&self, result: Announced, count: u64) {
+        self.events.get_or_create(&Announcement { result }).inc_by(count);
+    }
+
+    /// Takes in how long a step took.
+    pub fn stepped(&self, step: Step, took: Duration) {
+        self.step_seconds.get_or_create(&LoopStep { step }).observe(took.as_secs_f64());
+    }
+
+    /// Takes in how long ago a renewal of the recommender's Lease was seen.
+    pub fn lease_seen(&self, age: Duration) {
+        self.lease_age.set(age.as_secs_f64());
+    }
+
     /// Takes in what was seen and decided.
     pub fn decided(
         &self,
         seen: &Observation,
         orders: Option<&Orders>,
         plan: &Plan,
+        tenancy: &Tenancy,
         unacknowledged: Duration,
-        took: Duration,
     ) {
         let account = &plan.account;
-        let watts = |watts: Option<Watts>| watts.map_or(f64::NAN, Watts::as_f64);
         self.node_power.set(account.node_power.as_f64());
         self.envelope.set(watts(account.envelope));
         self.grant.set(watts(orders.and_then(|orders| orders.grant)));
         self.cpu_power.set(watts(seen.packages.as_ref().and_then(|packages| packages.fresh())));
         self.unacknowledged.set(unacknowledged.as_secs_f64());
-        self.decision_seconds.observe(took.as_secs_f64());
+        self.forget_others(seen);
         for (board, standing) in seen.boards.iter().zip(&account.boards) {
-            let label = Board { uuid: board.traits.uuid.clone() };
-            let reading = board.fresh();
-            self.board_power.get_or_create(&label).set(watts(reading.map(|reading| reading.power)));
-            self.board_limit.get_or_create(&label).set(watts(reading.and_then(|reading| reading.limit)));
-            let clock = reading.and_then(|reading| reading.clock);
-            self.board_clock.get_or_create(&label).set(clock.map_or(f64::NAN, |clock| f64::from(clock.get())));
-            let ceiling = standing.ceiling.map_or(f64::NAN, |ceiling| f64::from(ceiling.get()));
-            self.board_ceiling.get_or_create(&label).set(ceiling);
+            self.board(board, standing, tenancy);
         }
         for cpu in &seen.cpus {
-            let ceiling = cpu.reading.map_or(f64::NAN, |reading| f64::from(reading.ceiling.get()));
+            let ceiling = megahertz(cpu.reading.map(|reading| reading.ceiling));
             self.cpu_ceiling.get_or_create(&Cpu { cpufreq_policy: cpu.traits.policy }).set(ceiling);
+        }
+        self.ordered(plan);
+    }
+
+    fn board(&self, board: &SeenBoard, standing: &BoardAccount, tenancy: &Tenancy) {
+        let uuid = &board.traits.uuid;
+        let label = Board { uuid: uuid.clone() };
+        let reading = board.fresh();
+        self.board_power.get_or_create(&label).set(watts(reading.map(|reading| reading.power)));
+        self.board_limit.get_or_create(&label).set(watts(reading.and_then(|reading| reading.limit)));
+        self.board_clock.get_or_create(&label).set(megahertz(reading.and_then(|reading| reading.clock)));
+        self.board_ceiling.get_or_create(&label).set(megahertz(standing.ceiling));
+        #[expect(clippy::cast_precision_loss, reason = "a board has few tenants")]
+        let tenants = tenancy.of(uuid).map_or(f64::NAN, |tenants| tenants.len() as f64);
+        self.board_tenants.get_or_create(&label).set(tenants);
+        for state in STATES {
+            let label = BoardState { uuid: uuid.clone(), state: StateWord::of(state) };
+            let is = i64::from(state == standing.state);
+            if self.board_state.get_or_create(&label).set(is) < is {
+                self.board_state_changes.get_or_create(&label).inc();
+            }
+        }
+    }
+
+    fn ordered(&self, plan: &Plan) {
+        for write in &plan.boards {
+            let label = Board { uuid: write.uuid.clone() };
+            if let Some(limit) = write.limit {
+                self.board_requested_limit.get_or_create(&label).set(limit.as_f64());
+            }
+            if let Some(lock) = write.lock {
+                let ceiling = if let ClockLock::UpTo(ceiling) = lock { Some(ceiling) } else { None };
+                self.board_requested_ceiling.get_or_create(&label).set(megahertz(ceiling));
+            }
+        }
+        for write in &plan.cpus {
+            let label = Cpu { cpufreq_policy: write.policy };
+            self.cpu_requested_ceiling.get_or_create(&label).set(megahertz(Some(write.ceiling)));
         }
         for reason in plan.boards.iter().map(|write| write.reason).chain(plan.cpus.iter().map(|write| write.reason)) {
             self.decisions.get_or_create(&Decision { reason: Word(reason) }).inc();
         }
     }
+
+    /// Takes away the series of boards that are not there any more.
+    fn forget_others(&self, seen: &Observation) {
+        let mut known = self.boards.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.boards.len() == known.len() && seen.boards.iter().all(|board| known.contains(&board.traits.uuid)) {
+            return;
+        }
+        let present: BTreeSet<_> = seen.boards.iter().map(|board| board.traits.uuid.clone()).collect();
+        for uuid in known.difference(&present) {
+            let label = Board { uuid: uuid.clone() };
+            for family in [
+                &self.board_power,
+                &self.board_limit,
+                &self.board_clock,
+                &self.board_ceiling,
+                &self.board_requested_limit,
+                &self.board_requested_ceiling,
+                &self.board_tenants,
+            ] {
+                family.remove(&label);
+            }
+            for state in STATES {
+                let label = BoardState { uuid: uuid.clone(), state: StateWord::of(state) };
+                self.board_state.remove(&label);
+                self.board_state_changes.remove(&label);
+            }
+        }
+        *known = present;
+    }
+}
+
+fn watts(watts: Option<Watts>) -> f64 {
+    watts.map_or(f64::NAN, Watts::as_f64)
+}
+
+fn megahertz(clock: Option<Megahertz>) -> f64 {
+    clock.map_or(f64::NAN, |clock| f64::from(clock.get()))
 }

@@ -14,9 +14,12 @@
 //! however it ends, every ceiling stays in force, and at its start nothing is touched before there are
 //! orders.
 
+pub mod announce;
 pub mod apply;
+pub mod audit;
 pub mod brake;
 pub mod decide;
+pub mod events;
 pub mod journal;
 pub mod lease;
 pub mod metrics;
@@ -28,6 +31,7 @@ pub mod report;
 pub mod restraint;
 pub mod standing;
 pub mod status;
+pub mod tenants;
 
 use std::{
     borrow::Cow,
@@ -41,17 +45,19 @@ use prometheus_client::registry::Registry;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::flags::NodeFlags;
+use audit::Audit;
 use brake::Brakes;
 use decide::{Plan, State, decide};
 use journal::Ownership;
 use lease::Renewals;
-use metrics::Metrics;
+use metrics::{Metrics, Step};
 use observe::{Devices, boards::Places, letting_go, spec::Sight};
 use orders::Orders;
 use originals::{Note, Originals};
 use report::Report;
 use standing::{Circumstances, Earlier, Standing};
-use status::Problems;
+use status::{Particulars, Problems};
+use tenants::Tenancy;
 
 /// A loop that has not turned for this long is stuck, and Kubernetes should restart it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -110,7 +116,10 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let braking = brake::watch(client.clone(), brake_sender);
     let (namespace, name) = (flags.lease_namespace.clone(), flags.lease_name.clone());
     let listening = lease::watch(client.clone(), namespace, name, start, renewal_sender);
+    let announcing = announce::announce(client.clone(), flags.node_name.clone(), reports.clone(), metrics.clone());
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());
+    let (tenancy_sender, tenancy) = watch::channel(Arc::new(Tenancy::default()));
+    let asking = observe::tenants::watch(flags.pod_resources_socket, devices.clone(), tenancy_sender, metrics.clone());
     let control = Loop {
         devices,
         sights,
@@ -118,6 +127,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         renewals,
         ownership,
         lock,
+        tenancy,
+        audit: Audit::default(),
         reports: report_sender,
         metrics,
         gpus_known: Some(gpus_known),
@@ -145,6 +156,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         () = braking => Ok(()),
         () = listening => Ok(()),
         () = reporting => Ok(()),
+        () = announcing => Ok(()),
+        () = asking => Ok(()),
         result = serving => result.map_err(NodeError::from),
     }
 }
@@ -165,6 +178,8 @@ struct Loop {
     renewals: watch::Receiver<Renewals>,
     ownership: watch::Receiver<Ownership>,
     lock: Readiness,
+    tenancy: watch::Receiver<Arc<Tenancy>>,
+    audit: Audit,
     reports: watch::Sender<Report>,
     metrics: Metrics,
     gpus_known: Option<Readiness>,
@@ -208,20 +223,35 @@ impl Loop {
         {
             gpus_known.met();
         }
+        let began = self.took(Step::Observe, began);
         let orders = orders.as_ref();
         self.plan = decide(&seen, orders, &self.plan.state);
+        let began = self.took(Step::Decide, began);
         let boards: Vec<_> = seen.boards.iter().map(|board| Arc::clone(&board.traits.uuid)).collect();
         apply::apply(&self.plan, &boards, &self.devices);
+        let began = self.took(Step::Apply, began);
+        apply::tell(&self.audit.next(&seen, orders, &self.plan));
         let waiting = self.unacknowledged(orders.map(|orders| orders.epoch));
-        self.metrics.decided(&seen, orders, &self.plan, waiting, began.elapsed());
+        let (profiles, tenancy) = (self.devices.profiles(), Arc::clone(&self.tenancy.borrow()));
+        self.metrics.decided(&seen, orders, &self.plan, &tenancy, waiting);
         let generation = orders.map_or(0, |orders| orders.generation);
         let trouble = self.devices.journal.trouble();
         let problems = Problems { spec: sight.problem.as_deref(), journal: trouble.as_deref() };
-        let statement = status::state(&seen, orders, &self.plan.account, &problems, generation, &self.boot_id);
+        let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
+        let statement =
+            status::state(&seen, orders, &self.plan.account, &problems, generation, &self.boot_id, particulars);
         let looking = seen.gpus == observation::GpuAccess::Starting && self.start.elapsed() < LOOKING;
         let ours = matches!(ownership, Ownership::Ours(_)) || orders.is_some();
         let subject = sight.object.filter(|_| ours && !looking);
         self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
+        self.took(Step::Report, began);
+    }
+
+    /// Notes how long a step took; the next one begins now.
+    fn took(&self, step: Step, began: Instant) -> Instant {
+        let now = Instant::now();
+        self.metrics.stepped(step, now - began);
+        now
     }
 
     /// The orders as they stand now.

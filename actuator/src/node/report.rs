@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{
     metrics::Metrics,
     observe::spec::Subject,
-    status::{HEARTBEAT, Statement, Verdict, worth_writing},
+    status::{Allowance, HEARTBEAT, Statement, Verdict, worth_writing},
 };
 
 /// Owner of the status's fields.
@@ -45,8 +45,15 @@ pub struct Report {
 /// Writes reports for ever.
 pub async fn report(client: Client, node: String, mut reports: watch::Receiver<Report>, metrics: Metrics) {
     let api: Api<NodeFrequencies> = Api::all(client);
-    let mut writer =
-        Writer { conditions: Vec::new(), written: None, pause: Duration::ZERO, tried_at: None, jitter: jitter(&node) };
+    let mut writer = Writer {
+        conditions: Vec::new(),
+        written: None,
+        pause: Duration::ZERO,
+        tried_at: None,
+        jitter: jitter(&node),
+        start: Instant::now(),
+        allowance: Allowance::default(),
+    };
     while reports.changed().await.is_ok() {
         let report = reports.borrow_and_update().clone();
         let Some(subject) = &report.subject else { continue };
@@ -57,6 +64,7 @@ pub async fn report(client: Client, node: String, mut reports: watch::Receiver<R
             writer.conditions.clone_from(&earlier.conditions);
         }
         let status = writer.complete(&report.statement);
+        writer.allowance = writer.allowance.spent(writer.start.elapsed());
         let result = write(&api, &node, subject, &status).await;
         metrics.reported(result.is_ok());
         match result {
@@ -75,11 +83,16 @@ struct Writer {
     pause: Duration,
     tried_at: Option<Instant>,
     jitter: Duration,
+    start: Instant,
+    allowance: Allowance,
 }
 
 impl Writer {
     fn due(&self, subject: &Subject, statement: &Statement) -> bool {
         if self.tried_at.is_some_and(|at| at.elapsed() < self.pause) {
+            return false;
+        }
+        if !self.allowance.permits(self.start.elapsed()) {
             return false;
         }
         // Nodes that began together do not report together.

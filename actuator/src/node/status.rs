@@ -7,24 +7,31 @@
 use std::time::Duration;
 
 use powercap_common::{
-    api::{CpuStatus, DeviceState, GpuStatus, NodeFrequenciesStatus},
+    api::{Capability, CpuStatus, DeviceState, GpuStatus, NodeFrequenciesStatus},
     condition::Truth,
     reason::Reason,
     units::{Megahertz, Watts},
 };
 
+use crate::hardware::{BoardReading, Knob};
+
 use super::{
-    decide::{Account, Phase},
-    observation::{GpuAccess, Observation},
+    decide::{Account, BoardAccount, CpuAccount, Phase},
+    observation::{GpuAccess, Observation, SeenBoard, SeenCpu},
+    observe::Profiles,
     orders::Orders,
+    tenants::Tenancy,
 };
 
 /// Numbers are written no more often than this.
 pub const NUMBERS_PERIOD: Duration = Duration::from_secs(1);
 /// Something is written at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(300);
-/// Changes that are written at once are written no more often than this.
+/// Changes that are written at once are written no more often than this, and [`AT_ONCE`] in a row.
 pub const AT_ONCE_PERIOD: Duration = Duration::from_millis(200);
+/// So many writes may follow each other at once; in the long run there is one a second at most, however a
+/// board flutters.
+pub const AT_ONCE: u32 = 5;
 const WATTS_DEADBAND_PERCENT: u32 = 5;
 const WATTS_DEADBAND_LEAST: u32 = 5;
 const MEGAHERTZ_DEADBAND: u32 = 15;
@@ -66,6 +73,15 @@ impl Default for Verdict {
     }
 }
 
+/// What the status says of boards, and no decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Particulars<'a> {
+    /// What each board shows of itself.
+    pub profiles: &'a Profiles,
+    /// Whose pods hold it.
+    pub tenancy: &'a Tenancy,
+}
+
 /// What the status should say now.
 #[must_use]
 pub fn state(
@@ -75,8 +91,10 @@ pub fn state(
     problems: &Problems<'_>,
     generation: i64,
     boot_id: &str,
+    particulars: Particulars<'_>,
 ) -> Statement {
-    let gpus: Vec<_> = seen.boards.iter().zip(&account.boards).map(gpu).collect();
+    let gpus: Vec<_> =
+        seen.boards.iter().zip(&account.boards).map(|(board, standing)| gpu(board, standing, particulars)).collect();
     let ceilings = account.boards.iter().filter_map(|board| board.ceiling);
     let status = NodeFrequenciesStatus {
         acknowledged: account.acknowledged,
@@ -85,7 +103,7 @@ pub fn state(
         gpu_count: u32::try_from(seen.boards.len()).unwrap_or(u32::MAX),
         lowest_target_megahertz: ceilings.min().map(Megahertz::get),
         gpus,
-        cpus: seen.cpus.iter().zip(&account.cpus).map(cpu).collect(),
+        cpus: seen.cpus.iter().zip(&account.cpus).map(|(seen, standing)| cpu(seen, standing)).collect(),
         boot_id: Some(boot_id.to_owned()),
         observed_generation: Some(generation),
         ..NodeFrequenciesStatus::default()
@@ -107,7 +125,7 @@ fn lease(orders: &Orders) -> Option<Verdict> {
     Some(Verdict { truth, reason, message })
 }
 
-fn gpu((board, standing): (&super::observation::SeenBoard, &super::decide::BoardAccount)) -> GpuStatus {
+fn gpu(board: &SeenBoard, standing: &BoardAccount, particulars: Particulars<'_>) -> GpuStatus {
     let traits = &board.traits;
     let reading = board.fresh();
     GpuStatus {
@@ -121,14 +139,28 @@ fn gpu((board, standing): (&super::observation::SeenBoard, &super::decide::Board
         target_graphics_megahertz: standing.ceiling.map(Megahertz::get),
         power_limit_watts: reading.and_then(|reading| reading.limit).map(Watts::ceil),
         power_watts: reading.map(|reading| reading.power.ceil()),
-        capabilities: Vec::new(),
-        tenants: Vec::new(),
+        capabilities: capabilities(board, particulars.profiles),
+        tenants: particulars.tenancy.of(&traits.uuid).map(<[_]>::to_vec),
         state: standing.state,
         reason: standing.reason.as_str().to_owned(),
     }
 }
 
-fn cpu((cpu, standing): (&super::observation::SeenCpu, &super::decide::CpuAccount)) -> CpuStatus {
+/// What can be read and set; a control that was refused for good is not there.
+fn capabilities(board: &SeenBoard, profiles: &Profiles) -> Vec<Capability> {
+    let traits = &board.traits;
+    let profile = profiles.get(&traits.uuid);
+    let takes = |knob: fn(&BoardReading) -> Knob| board.reading.as_ref().is_none_or(|reading| knob(reading).usable());
+    let there = [
+        (Capability::ClockRange, traits.clocks.is_some() && takes(|reading| reading.clock_knob)),
+        (Capability::PowerLimit, traits.min_limit < traits.max_limit && takes(|reading| reading.limit_knob)),
+        (Capability::InstantaneousPower, profile.is_some_and(|profile| profile.instant_power)),
+        (Capability::Partitioned, profile.is_some_and(|profile| profile.slices.is_some())),
+    ];
+    there.into_iter().filter_map(|(capability, there)| there.then_some(capability)).collect()
+}
+
+fn cpu(cpu: &SeenCpu, standing: &CpuAccount) -> CpuStatus {
     CpuStatus {
         cpufreq_policy: cpu.traits.policy,
         min_megahertz: cpu.traits.min.get(),
@@ -235,6 +267,41 @@ pub fn worth_writing(last: Option<&Statement>, next: &Statement, elapsed: Durati
         || (elapsed >= NUMBERS_PERIOD && moved(&last.status, &next.status))
 }
 
+/// How many writes may still follow each other at once: one comes back each second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    left: u32,
+    since: Duration,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { left: AT_ONCE, since: Duration::ZERO }
+    }
+}
+
+impl Allowance {
+    /// Whether something may be written `now`, on a clock that does not go back.
+    #[must_use]
+    pub fn permits(self, now: Duration) -> bool {
+        self.at(now).left > 0
+    }
+
+    /// After a write.
+    #[must_use]
+    pub fn spent(self, now: Duration) -> Self {
+        let at = self.at(now);
+        Self { left: at.left.saturating_sub(1), ..at }
+    }
+
+    fn at(self, now: Duration) -> Self {
+        let back = u32::try_from(now.saturating_sub(self.since).as_secs()).unwrap_or(u32::MAX);
+        let left = self.left.saturating_add(back).min(AT_ONCE);
+        let since = if left == AT_ONCE { now } else { self.since + NUMBERS_PERIOD * back };
+        Self { left, since }
+    }
+}
+
 /// Anything but numbers differs.
 fn says_otherwise(last: &Statement, next: &Statement) -> bool {
     let (a, b) = (&last.status, &next.status);
@@ -247,7 +314,10 @@ fn says_otherwise(last: &Statement, next: &Statement) -> bool {
         || a.observed_generation != b.observed_generation
         || a.boot_id != b.boot_id
         || a.lowest_target_megahertz.is_some() != b.lowest_target_megahertz.is_some()
-        || a.gpus.iter().zip(&b.gpus).any(|(a, b)| (&a.uuid, a.state, &a.reason) != (&b.uuid, b.state, &b.reason))
+        || a.gpus.iter().zip(&b.gpus).any(|(a, b)| {
+            (&a.uuid, a.state, &a.reason) != (&b.uuid, b.state, &b.reason)
+                || (&a.capabilities, &a.tenants) != (&b.capabilities, &b.tenants)
+        })
         || a.cpus
             .iter()
             .zip(&b.cpus)
@@ -325,7 +395,26 @@ mod tests {
         assert!(at_once(|next| next.status.gpus[0].state = DeviceState::Failed));
         assert!(at_once(|next| next.status.gpus[0].reason = "EnvelopeReached".into()));
         assert!(at_once(|next| next.ready.truth = Truth::False));
+        assert!(at_once(|next| next.status.gpus[0].tenants = Some(vec![])));
         assert!(!at_once(|next| next.status.gpus[0].power_watts = Some(900)));
         assert!(worth_writing(None, &last, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_board_that_flutters_is_written_once_a_second_in_the_long_run() {
+        let (one, mut other) = (statement(500, 1500), statement(500, 1500));
+        other.status.gpus[0].reason = "EnvelopeReached".into();
+        let (mut last, mut written, mut allowance) = (None::<(Statement, Duration)>, 0, Allowance::default());
+        for tick in 0..600_u32 {
+            let now = Duration::from_millis(100) * tick;
+            let next = if tick % 2 == 0 { &one } else { &other };
+            let elapsed = last.as_ref().map_or(Duration::MAX, |(_, at)| now - *at);
+            if worth_writing(last.as_ref().map(|(last, _)| last), next, elapsed) && allowance.permits(now) {
+                allowance = allowance.spent(now);
+                last = Some((next.clone(), now));
+                written += 1;
+            }
+        }
+        assert!((55..=60 + AT_ONCE).contains(&written), "{written} in a minute");
     }
 }

@@ -298,10 +298,11 @@ pub struct GpuStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub capabilities: Vec<Capability>,
-    /// The pods that hold it, by the kubelet's PodResources: several where it is shared or split.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The pods that hold it, by the kubelet's PodResources: several where it is shared or split, an empty
+    /// list where none does; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    pub tenants: Vec<Tenant>,
+    pub tenants: Option<Vec<Tenant>>,
     /// How far it is.
     pub state: DeviceState,
     /// Why it runs at this ceiling, or why it failed.

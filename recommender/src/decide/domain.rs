@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_common::{
     api::{PowerDomain, PowerDomainStatus},
@@ -20,10 +20,6 @@ use super::{
     uniform,
 };
 use crate::observation::{Hold, Observation, fresh};
-
-/// Agents write a status at least every five minutes and a half. Sooner than by that, a silent one is
-/// known by its series.
-const AGENT_SILENT_AFTER: SignedDuration = SignedDuration::from_mins(6);
 
 /// A domain as written, as understood, and the nodes (by index) in it.
 pub struct DomainView {
@@ -194,13 +190,9 @@ fn readiness(
         );
         return (Truth::False, Reason::AwaitingAcknowledgement, message);
     };
-    let telemetry = &observation.telemetry;
     let silent = |at: &usize| {
         let node = &fleet.nodes[*at];
-        let beat = node.frequencies.and_then(|object| object.status.as_ref()?.heartbeat_time.as_ref());
-        let heard = telemetry.agents.get(node.name).filter(|_| telemetry.agents_answered);
-        beat.is_some_and(|beat| now.duration_since(beat.0) > AGENT_SILENT_AFTER)
-            || heard.is_some_and(|heard| now.duration_since(*heard) > observation.stale_after())
+        observation.agent_is_silent(node.name, node.frequencies, now)
     };
     let silent: Vec<_> = view.members.iter().copied().filter(silent).collect();
     if !silent.is_empty() {

@@ -8,6 +8,7 @@ pub mod kepler;
 pub mod prometheus;
 pub mod resources;
 pub mod telemetry;
+pub mod tenants;
 pub mod workloads;
 
 use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};

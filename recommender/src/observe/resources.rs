@@ -63,8 +63,8 @@ fn version<K: Resource>(object: &K) -> Option<u64> {
     object.meta().resource_version.as_ref()?.parse().ok()
 }
 
-/// What of a `NodeFrequencies` asks for a new decision: the spec, the acknowledgement and what the
-/// devices can do. An agent's running report of power and clocks does not.
+/// What of a `NodeFrequencies` asks for a new decision: the spec, the acknowledgement, what the devices can
+/// do and whose they are. An agent's running report of power and clocks does not.
 #[must_use]
 pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -78,6 +78,8 @@ pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
         }
         for gpu in &status.gpus {
             (&gpu.uuid, gpu.max_power_limit_watts, gpu.max_graphics_megahertz).hash(&mut hasher);
+            let tenants = gpu.tenants.as_ref().map(|tenants| tenants.iter().map(|pod| (&pod.namespace, &pod.name)));
+            tenants.map(Iterator::collect::<Vec<_>>).hash(&mut hasher);
         }
         for cpu in &status.cpus {
             (cpu.cpufreq_policy, cpu.max_megahertz).hash(&mut hasher);

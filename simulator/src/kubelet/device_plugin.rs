@@ -107,7 +107,7 @@ async fn session(plugin: &Plugin, folder: &Path) -> anyhow::Result<()> {
             options: Some(DevicePluginOptions::default()),
         };
         let identity = inode(&kubelets);
-        super::call::<_, Empty>(&kubelets, REGISTER, request).await?;
+        powercap_kubelet::call::<_, Empty>(&kubelets, REGISTER, request).await?;
         tracing::info!(resource = plugin.resource, devices = plugin.offered().len(), "registered at the kubelet");
         while inode(&kubelets) == identity && ours.exists() {
             tokio::time::sleep(LOOK).await;

@@ -1,4 +1,5 @@
-//! Messages of `deviceplugin/v1beta1` and `podresources/v1`, with their field numbers.
+//! Messages of `deviceplugin/v1beta1`, with the field numbers of Kubernetes' `api.proto` and the few
+//! fields that are used: protobuf skips the rest.
 
 use std::collections::HashMap;
 
@@ -102,52 +103,4 @@ pub struct Mount {
     /// Whether the container may not write.
     #[prost(bool, tag = "3")]
     pub read_only: bool,
-}
-
-/// Which pods hold which devices?
-#[derive(Clone, PartialEq, Message)]
-pub struct ListPodResourcesRequest {}
-
-/// All pods of the node.
-#[derive(Clone, PartialEq, Message)]
-pub struct ListPodResourcesResponse {
-    /// The pods.
-    #[prost(message, repeated, tag = "1")]
-    pub pod_resources: Vec<PodResources>,
-}
-
-/// One pod.
-#[derive(Clone, PartialEq, Message)]
-pub struct PodResources {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its namespace.
-    #[prost(string, tag = "2")]
-    pub namespace: String,
-    /// Its containers.
-    #[prost(message, repeated, tag = "3")]
-    pub containers: Vec<ContainerResources>,
-}
-
-/// One container.
-#[derive(Clone, PartialEq, Message)]
-pub struct ContainerResources {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its devices by resource.
-    #[prost(message, repeated, tag = "2")]
-    pub devices: Vec<ContainerDevices>,
-}
-
-/// Devices of one resource.
-#[derive(Clone, PartialEq, Message)]
-pub struct ContainerDevices {
-    /// The extended resource.
-    #[prost(string, tag = "1")]
-    pub resource_name: String,
-    /// The devices.
-    #[prost(string, repeated, tag = "2")]
-    pub device_ids: Vec<String>,
 }

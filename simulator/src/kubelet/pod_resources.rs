@@ -7,12 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::device_plugin::{MIG_RESOURCE, RESOURCE};
-use super::messages::{ListPodResourcesRequest, ListPodResourcesResponse};
-use super::{KubeletError, call};
-
-/// Where the kubelet serves it.
-pub const SOCKET: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
-const LIST: &str = "/v1.PodResourcesLister/List";
+pub use powercap_kubelet::POD_RESOURCES_SOCKET as SOCKET;
+use powercap_kubelet::messages::ListPodResourcesResponse;
 
 /// A container that holds a board.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +39,7 @@ impl Owners {
 
     /// Asks the kubelet.
     pub async fn refresh(&mut self) {
-        match list(&self.socket).await {
+        match powercap_kubelet::pod_resources(&self.socket).await {
             Ok(answer) => {
                 (self.by_uuid, self.pods) = owners(&answer);
                 if self.failing {
@@ -53,7 +49,7 @@ impl Owners {
             }
             Err(error) => {
                 if !self.failing {
-                    tracing::warn!(error = %Chain(&error), "pod resources cannot be read: keeping the last known owners");
+                    tracing::warn!(%error, "pod resources cannot be read: keeping the last known owners");
                 }
                 self.failing = true;
             }
@@ -77,24 +73,6 @@ impl Owners {
     pub fn containers(&self) -> &[Owner] {
         &self.pods
     }
-}
-
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(to, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
-}
-
-async fn list(socket: &std::path::Path) -> Result<ListPodResourcesResponse, KubeletError> {
-    call(socket, LIST, ListPodResourcesRequest {}).await
 }
 
 fn is_ours(resource: &str) -> bool {

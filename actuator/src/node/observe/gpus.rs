@@ -98,7 +98,11 @@ impl Devices {
         let channel = match known {
             // NVML was closed and opened: what was ordered stands.
             Some(known) if !known.is_out_of_reach() && *known.traits == traits => known,
-            known => Arc::new(BoardChannel::new(traits, known.map_or(1, |known| known.opened.saturating_add(1)), self.journal.clone())),
+            known => Arc::new(BoardChannel::new(
+                traits,
+                known.map_or(1, |known| known.opened.saturating_add(1)),
+                self.journal.clone(),
+            )),
         };
         if channel.held.swap(true, Ordering::AcqRel) {
             return None;

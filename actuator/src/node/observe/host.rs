@@ -142,7 +142,7 @@ fn carry_out(policy: &mut Policy, order: &CpuWrite, metrics: &Metrics) {
     let (number, reason) = (order.policy, order.reason);
     match result.and_then(|()| read_back(&policy.policy, order.ceiling)) {
         Ok(effective) => {
-            tracing::info!(cpufreq_policy = number, requested = %order.ceiling, %effective, %reason, "wrote the ceiling of CPUs");
+            tracing::debug!(cpufreq_policy = number, requested = %order.ceiling, %effective, %reason, "wrote the ceiling of CPUs");
         }
         Err(error) => {
             tracing::warn!(cpufreq_policy = number, requested = %order.ceiling, %reason, %error, "the ceiling of CPUs was refused");

@@ -16,6 +16,7 @@ pub mod host;
 pub mod letting_go;
 pub mod sample;
 pub mod spec;
+pub mod tenants;
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,10 @@ use super::{
 use gpus::Gpus;
 use letting_go::DevicesWanted;
 
-use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault};
+use crate::hardware::{BoardReading, BoardTraits, CpuReading, CpuTraits, Fault, Profile};
+
+/// What boards show of themselves, by UUID.
+pub type Profiles = BTreeMap<Arc<str>, Arc<Profile>>;
 
 /// All devices of the node, as the loop sees them; clones share them.
 #[derive(Clone, Default)]
@@ -66,6 +70,9 @@ pub struct BoardChannel {
     /// Its thread is to end.
     stop: AtomicBool,
     journal: Journal,
+    profile: Mutex<Arc<Profile>>,
+    /// The profile is to be read (again).
+    profile_due: AtomicBool,
 }
 
 /// The CPUs between their thread and the loop.
@@ -191,6 +198,23 @@ impl Devices {
     pub fn want(&self, wanted: DevicesWanted) {
         self.wishes.put(wanted, |held, newer| *held = newer);
     }
+
+    /// What each board shows of itself, by UUID.
+    #[must_use]
+    pub fn profiles(&self) -> Profiles {
+        let gpus = lock(&self.gpus);
+        let profile =
+            |channel: &Arc<BoardChannel>| (Arc::clone(&channel.traits.uuid), Arc::clone(&lock(&channel.profile)));
+        gpus.in_order().map(profile).collect()
+    }
+
+    /// Has every split board look for its instances again: one may have been made since.
+    pub fn profiles_are_old(&self) {
+        for channel in lock(&self.gpus).in_order() {
+            let split = lock(&channel.profile).slices.is_some();
+            channel.profile_due.fetch_or(split, Ordering::Relaxed);
+        }
+    }
 }
 
 impl BoardChannel {
@@ -204,6 +228,8 @@ impl BoardChannel {
             held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             journal,
+            profile: Mutex::default(),
+            profile_due: AtomicBool::new(true),
         }
     }
 
@@ -237,6 +263,13 @@ impl BoardChannel {
 
     fn alarms(&self, power: Watts) -> bool {
         power.as_milliwatts() > self.alarm_mw.load(Ordering::Relaxed)
+    }
+
+    /// Takes in the board's profile, where it is due.
+    fn describe(&self, profile: impl FnOnce() -> Profile) {
+        if self.profile_due.swap(false, Ordering::Relaxed) {
+            *lock(&self.profile) = Arc::new(profile());
+        }
     }
 
     fn seen(&self, now: Instant) -> SeenBoard {

@@ -49,6 +49,9 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
     let mut periods = 1;
     while !channel.stopped() {
         let read = publish(channel, sample(board, &mut standing), alarm);
+        if read != Read::Lost {
+            channel.describe(|| board.profile());
+        }
         periods = if read == Read::Failed { (periods * 2).min(MOST_PERIODS) } else { 1 };
         next = (next + period * periods).max(Instant::now());
         let mut lost = read == Read::Lost;
@@ -165,7 +168,7 @@ fn carry_out(board: &mut dyn Board, order: &BoardWrite, standing: &mut Standing,
             Ok(()) => {
                 standing.lock = lock;
                 let effective = board.read_clock().ok().flatten().map(|clock| clock.get());
-                tracing::info!(%uuid, number = order.number, requested = ?lock, effective_mhz = effective, %reason, "wrote the range of clocks");
+                tracing::debug!(%uuid, number = order.number, requested = ?lock, effective_mhz = effective, %reason, "wrote the range of clocks");
             }
             Err(error) => {
                 tracing::warn!(%uuid, number = order.number, requested = ?lock, %reason, %error, "the range of clocks was refused");
@@ -179,7 +182,7 @@ fn carry_out(board: &mut dyn Board, order: &BoardWrite, standing: &mut Standing,
         match result {
             Ok(()) => {
                 let effective = board.read_limit().ok().flatten().map(Watts::as_f64);
-                tracing::info!(%uuid, number = order.number, requested = %limit, effective_watts = effective, %reason, "wrote the power limit");
+                tracing::debug!(%uuid, number = order.number, requested = %limit, effective_watts = effective, %reason, "wrote the power limit");
                 // A limit takes effect late: until it shows, every sample looks for it.
                 standing.awaited = Some((limit, Instant::now()));
             }

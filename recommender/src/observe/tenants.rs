@@ -1,0 +1,38 @@
+//! Whose a device is: its node's agent knows best, since the kubelet told it; else its exporter says.
+//!
+//! Must hold: labels of series, which anybody may expose who is scraped, attribute no device of which an
+//! agent tells; an agent that is silent tells nothing; of pods on other nodes an agent tells nothing.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use powercap_common::api::Tenant;
+
+use crate::observation::{Observation, PodName};
+
+/// Puts the tenants that agents tell in the place of those by the exporter's labels. A device of which
+/// there is no reading gets an empty one: whose it is is known, and that its power is not.
+pub fn attribute(observation: &mut Observation, now: Timestamp) {
+    let node_of: BTreeMap<_, _> =
+        observation.pods.iter().filter(|pod| pod.gpus > 0).map(|pod| (&pod.name, pod.node.as_str())).collect();
+    let mut told = BTreeMap::new();
+    for (node, object) in &observation.frequencies {
+        let known = observation.nodes.contains_key(node) && !observation.agent_is_silent(node, Some(object), now);
+        let Some(status) = object.status.as_ref().filter(|_| known) else { continue };
+        for gpu in &status.gpus {
+            let Some(tenants) = &gpu.tenants else { continue };
+            let names = tenants.iter().map(name);
+            let of_this_node = names.filter(|pod| node_of.get(pod).is_none_or(|on| *on == node));
+            told.insert(gpu.uuid.clone(), (node.clone(), of_this_node.collect()));
+        }
+    }
+    for (uuid, (node, tenants)) in told {
+        let reading = observation.telemetry.gpus.entry(uuid).or_default();
+        reading.node.get_or_insert(node);
+        reading.tenants = tenants;
+    }
+}
+
+fn name(tenant: &Tenant) -> PodName {
+    PodName { namespace: tenant.namespace.clone(), name: tenant.name.clone() }
+}

@@ -1,0 +1,48 @@
+//! The page of metrics names what the recommender exposes, and nothing else.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use powercap_common::{policy::PolicyId, units::Watts};
+use powercap_recommender::{
+    decide::{DomainFigures, Figures},
+    metrics::Metrics,
+};
+use prometheus_client::encoding::text::encode;
+
+/// Name and type of every metric after everything that is counted has happened once; a counter's series
+/// end in `_total`.
+fn exposed() -> BTreeMap<String, String> {
+    let (metrics, registry) = Metrics::register();
+    let watts = Watts::new(1);
+    let policy = PolicyId { namespace: "llm".into(), name: "chat".into() };
+    let domain = DomainFigures { cap: watts, power: Some(watts), committed: Some(watts), headroom: Some(watts) };
+    let figures = Figures {
+        policies: [(policy, (watts, Some(watts)))].into(),
+        domains: [("rack".to_owned(), domain)].into(),
+        grants: [("n0".to_owned(), watts)].into(),
+    };
+    metrics.decided(&figures, Duration::from_millis(1));
+    metrics.wrote("NodeFrequencies", "ok");
+    metrics.prometheus_query("ok");
+    metrics.data_age("dcgm", Some(1.0));
+    metrics.leading(true);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| (format!("{name}{}", if kind == "counter" { "_total" } else { "" }), kind.to_owned()))
+        .collect()
+}
+
+#[test]
+fn each_metric_is_documented_and_each_that_is_documented_exists() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `powercap_") && !line.contains("powercap_agent_"));
+    let name_and_type = |row: &str| {
+        let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
+        (cells.next().unwrap(), cells.next().unwrap())
+    };
+    assert_eq!(exposed(), rows.map(name_and_type).collect());
+}
