@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use powercap_common::reason::Reason;
 use tokio::sync::watch;
 
 use super::originals::{Note, Originals};
@@ -203,7 +204,8 @@ impl Keeper {
                 Err(fs::TryLockError::WouldBlock) if owner.is_closed() => return Ok(None),
                 Err(fs::TryLockError::WouldBlock) => {
                     if owner.send_replace(Ownership::Another) != Ownership::Another {
-                        tracing::warn!(lock = %path.display(), "another agent holds this node's lock; touching nothing until it is gone");
+                        let reason = Reason::AnotherAgent;
+                        tracing::warn!(%reason, lock = %path.display(), "another agent holds this node's lock; touching nothing until it is gone");
                     }
                     thread::sleep(LOOK_AGAIN);
                 }
@@ -232,7 +234,7 @@ impl Keeper {
                 );
                 self.round = image.head.round;
                 self.kept = notes(&image.originals);
-                let usable = bytes.len() == LINES * LINE && image.head.version == VERSION && image.originals.complete;
+                let usable = image.head.version == VERSION && image.originals.complete;
                 self.originals = image.originals;
                 self.next = image.next;
                 if usable { self.reopen() } else { self.make() }

@@ -93,7 +93,7 @@ impl Renewals {
     }
 
     /// A list shows where the Lease stands, not when it was renewed.
-    fn stands_at(&mut self, lease: &Lease) {
+    pub fn stands_at(&mut self, lease: &Lease) {
         self.mark = mark(lease);
     }
 

@@ -290,7 +290,7 @@ impl Loop {
         match ownership {
             Ownership::Ours(_) => self.lock.met(),
             Ownership::Another => {
-                self.lock.lost(format!("{}: {}", Reason::AnotherAgent, Reason::AnotherAgent.explanation()))
+                self.lock.lost(format!("{}: {}", Reason::AnotherAgent, Reason::AnotherAgent.explanation()));
             }
             Ownership::Asking => {}
         }

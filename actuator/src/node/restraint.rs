@@ -66,13 +66,18 @@ impl Orders {
         let mut orders = self.clone();
         orders.restraint = Restraint::default();
         match lease {
+            Verdict::Hold if !self.release => orders.hold(held),
+            Verdict::Fallback(fallback) if !self.release => {
+                orders.restrain(Some(fallback), Reason::FallbackInForce);
+            }
             // A release is somebody's word, and needs no lease.
-            _ if self.release => {}
-            Verdict::Current => {}
-            Verdict::Hold => orders.hold(held),
-            Verdict::Fallback(fallback) => orders.restrain(Some(fallback), Reason::FallbackInForce),
+            Verdict::Current | Verdict::Hold | Verdict::Fallback(_) => {}
         }
-        orders.restraint.lease = orders.restraint.reason;
+        orders.restraint.lease = match lease {
+            Verdict::Current => None,
+            Verdict::Fallback(_) if !self.release => Some(Reason::FallbackInForce),
+            Verdict::Hold | Verdict::Fallback(_) => Some(Reason::LeaseExpired),
+        };
         let fallback = stricter(brake.fallback, self.lease.and_then(|terms| terms.fallback));
         match (brake.level, fallback) {
             (Brake::None, _) => return orders,
@@ -96,6 +101,8 @@ impl Orders {
     fn hold(&mut self, held: Option<&Self>) {
         self.restrain(held.and_then(|held| held.grant), Reason::LeaseExpired);
         let Some(held) = held else { return };
+        self.overhead.fixed = self.overhead.fixed.max(held.overhead.fixed);
+        self.overhead.percent = self.overhead.percent.max(held.overhead.percent);
         for (uuid, ceiling) in &held.boards {
             let place = self.boards.entry(uuid.clone()).or_insert_with(|| ceiling.clone());
             place.clock = stricter(place.clock, ceiling.clock);

@@ -86,13 +86,13 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// The orders as they stand now; `None`: nothing may be touched.
+    /// The orders as they stand now; `None`: nothing may be touched. `now` counts from the agent's start.
     pub fn next(&mut self, orders: &Arc<Orders>, at: Circumstances<'_>, now: Duration) -> Option<Orders> {
         let waited = now.saturating_sub(*self.since.get_or_insert(now));
         let known = match at.ownership {
             Ownership::Another => return None,
             // A disk that hangs: lowering waits for no disk.
-            Ownership::Asking => waited >= PATIENCE,
+            Ownership::Asking => now >= PATIENCE,
             Ownership::Ours(_) => true,
         };
         let brakes_known = at.brakes.listed || orders.domains.is_empty() || (waited >= PATIENCE && !at.earlier.braked);

@@ -108,7 +108,7 @@ pub fn state(
         observed_generation: Some(generation),
         ..NodeFrequenciesStatus::default()
     };
-    let lease = orders.and_then(|orders| lease(orders));
+    let lease = orders.and_then(lease);
     Statement { status, ready: ready(seen, orders, account, problems), lease }
 }
 

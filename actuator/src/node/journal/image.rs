@@ -109,7 +109,9 @@ impl Image {
             return Err(Unreadable::Newer(version.version));
         }
         let head: Head = serde_json::from_str(first).map_err(|_| Unreadable::Damaged)?;
-        let mut originals = Originals { complete: head.complete, ..Originals::default() };
+        // Of a file that was cut nobody knows what it said.
+        let whole = bytes.len() == LINES * LINE;
+        let mut originals = Originals { complete: head.complete && whole, ..Originals::default() };
         let mut next = 1;
         for (index, line) in lines.enumerate() {
             if line.trim_ascii().is_empty() {
