@@ -171,6 +171,27 @@ impl Board {
         self.state(load)
     }
 
+    /// Takes away what was set, as a reset or a driver reload does. Time and energy go on.
+    pub fn reset(&mut self) {
+        let request = Self::boot_request(&self.spec);
+        self.in_force = InForce {
+            generation: request.generation,
+            low: 0,
+            high: self.top,
+            limit_watts: self.spec.default_watts,
+            persistence: false,
+        };
+        self.waiting.clear();
+        self.newest = None;
+        self.limiter = Limiter::new(self.top, self.spec.idle_watts);
+    }
+
+    /// Seconds since boot.
+    #[must_use]
+    pub fn uptime_seconds(&self) -> f64 {
+        self.uptime_seconds
+    }
+
     /// What flows now, without the sensor's error.
     #[must_use]
     pub fn true_watts(&self) -> f64 {

@@ -10,12 +10,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::board::{Board, Traits};
 use crate::cpufreq::CpufreqTree;
-use crate::folder::{BoardFolder, Fault, Identity, Load, Request, Root, State, Work};
+use crate::fault::Fault;
+use crate::folder::Root;
 use crate::host::Host;
 use crate::rapl::RaplTree;
 use crate::record::{RecordError, RecordFile};
+use crate::slot::Slot;
 use crate::spec::NodeSpec;
 use crate::truth::{BoardTruth, MOST_BOARDS, Truth};
 
@@ -63,17 +64,6 @@ pub enum HardwareError {
     Describe(#[from] serde_json::Error),
 }
 
-struct Slot {
-    board: Board,
-    request: RecordFile<Request>,
-    load: RecordFile<Load>,
-    work: RecordFile<Work>,
-    state: RecordFile<State>,
-    asked: Request,
-    load_now: Load,
-    units: f64,
-}
-
 /// A node's hardware.
 pub struct Hardware {
     slots: Vec<Slot>,
@@ -84,6 +74,8 @@ pub struct Hardware {
     limits_watts: Vec<f64>,
     truth_file: RecordFile<Truth>,
     truth: Truth,
+    root: Root,
+    spec: NodeSpec,
     _owner: File,
 }
 
@@ -105,9 +97,10 @@ impl Hardware {
         }
         let mut slots = Vec::new();
         for index in 0..spec.boards {
-            let uuid = spec.uuid(index);
-            slots.push(Slot::boot(index, &uuid, &root.board(&uuid), spec)?);
+            slots.push(Slot::boot(index, root, spec)?);
         }
+        remove_others(root, spec).map_err(|source| prepare(&root.boards_path(), source))?;
+        RecordFile::create(&root.library_fault_path(), &Fault::default(), 0o644)?;
         let cpufreq = CpufreqTree::create(&root.cpufreq_path(), &spec.host).map_err(HardwareError::Trees)?;
         let rapl = RaplTree::create(&root.powercap_path(), &spec.host, spec.seed).map_err(HardwareError::Trees)?;
         link_sysfs(root).map_err(HardwareError::Trees)?;
@@ -122,6 +115,8 @@ impl Hardware {
             slots,
             cpufreq,
             rapl,
+            root: root.clone(),
+            spec: spec.clone(),
             _owner: owner,
         })
     }
@@ -135,24 +130,15 @@ impl Hardware {
         for ((slot, truth), turn) in self.slots.iter_mut().zip(&mut self.truth.boards).zip(steps..) {
             let files = turn.is_multiple_of(FILE_STEPS);
             if files {
-                slot.asked = slot.request.read().unwrap_or(slot.asked);
-                slot.load_now = slot.load.read().unwrap_or_default();
-            }
-            let state = slot.board.step(seconds, &slot.asked, &slot.load_now);
-            if files {
-                slot.state.write(&state)?;
+                slot.look(&self.root, &self.spec)?;
             }
             if steps.is_multiple_of(WORK_STEPS) {
-                slot.units = slot.work.read().map_or(slot.units, |work| work.units);
+                slot.count();
             }
-            *truth = BoardTruth {
-                watts: slot.board.true_watts(),
-                joules: slot.board.true_joules(),
-                clock_mhz: state.clock_mhz,
-                utilisation: slot.board.utilisation(),
-                work_seconds: state.work_seconds,
-                work_units: slot.units,
-            };
+            *truth = slot.step(seconds)?;
+            if files {
+                slot.show()?;
+            }
         }
         self.step_host(seconds, steps)?;
         self.truth.steps = steps;
@@ -190,35 +176,16 @@ impl Hardware {
     }
 }
 
-impl Slot {
-    fn boot(index: u32, uuid: &str, folder: &BoardFolder, spec: &NodeSpec) -> Result<Self, HardwareError> {
-        let prepare = |source| HardwareError::Prepare { path: folder.path().to_owned(), source };
-        fs::create_dir_all(folder.path()).map_err(prepare)?;
-        let identity = Identity {
-            index,
-            uuid: uuid.to_owned(),
-            pci_bus_id: NodeSpec::pci_bus_id(index),
-            serial: format!("{:013}", crate::spec::fingerprint(uuid.as_bytes()) % 10_000_000_000_000),
-            spec: spec.board.clone(),
-        };
-        fs::write(folder.identity_path(), serde_json::to_vec_pretty(&identity)?).map_err(prepare)?;
-        let request = Board::boot_request(&spec.board);
-        let traits = Traits::of(uuid, spec.sensor_gain(uuid), spec.lock_latency_ms / 1000.0);
-        let mut board = Board::new(spec.board.clone(), traits);
-        RecordFile::create(&folder.record_path("fault"), &Fault::default(), 0o644)?;
-        let first = board.step(0.0, &request, &Load::default());
-        Ok(Self {
-            board,
-            request: RecordFile::create(&folder.record_path("request"), &request, 0o644)?,
-            // A workload in a container may be any user.
-            load: RecordFile::create(&folder.record_path("load"), &Load::default(), 0o666)?,
-            work: RecordFile::create(&folder.record_path("work"), &Work::default(), 0o666)?,
-            state: RecordFile::create(&folder.record_path("state"), &first, 0o644)?,
-            asked: request,
-            load_now: Load::default(),
-            units: 0.0,
-        })
+/// Folders of an earlier life with more boards, or whose UUID changed.
+fn remove_others(root: &Root, spec: &NodeSpec) -> io::Result<()> {
+    let ours: Vec<String> = (0..spec.boards).map(|index| spec.uuid(index)).collect();
+    for entry in fs::read_dir(root.boards_path())? {
+        let entry = entry?;
+        if !ours.iter().any(|uuid| entry.file_name().to_str() == Some(uuid)) {
+            fs::remove_dir_all(entry.path())?;
+        }
     }
+    Ok(())
 }
 
 /// `sysfs/` as readers with a configurable root of /sys expect it.
@@ -270,6 +237,7 @@ fn wall_us() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Load;
     use crate::spec::BoardSpec;
 
     #[test]

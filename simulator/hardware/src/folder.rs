@@ -5,15 +5,19 @@
 //! | `node.json`, `boards/UUID/identity.json` | the daemon, once | everybody |
 //! | `boards/UUID/request` | NVML setters, under the file's lock | the daemon |
 //! | `boards/UUID/load` | the workload that holds the board | the daemon |
-//! | `boards/UUID/fault` | tests (`powercap-simulator fault`) | NVML |
+//! | `boards/UUID/fault` | tests (`powercap-simulator fault`), under the file's lock; the daemon and NVML lift it at its end | the daemon, NVML |
 //! | `boards/UUID/work` | the same workload | the daemon, for the judge |
 //! | `boards/UUID/state` | the daemon | NVML, exporters, the workload |
+//! | `library-fault` | as `fault`, for NVML as a whole | NVML |
+//! | `nvml-clients/` | NVML: a locked file for each process that has it open | tests |
 //! | `truth` | the daemon | the judge alone |
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::Fault;
 use crate::record::{RecordError, RecordFile, record};
 use crate::spec::{BoardSpec, NodeSpec};
 use crate::truth::Truth;
@@ -31,18 +35,6 @@ record! {
         limit_mw: u32,
         /// Whether persistence mode is on.
         persistence: bool,
-    }
-}
-
-record! {
-    /// How a board misbehaves, for tests. All zero: it does not.
-    Fault, 0x6661_756c_7420_2031 {
-        /// NVML's answer to every reading of a sensor, e.g. 15 for a lost GPU; 0 reads.
-        read_code: u32,
-        /// NVML's answer to every setter, e.g. 4 for no permission; 0 sets.
-        write_code: u32,
-        /// Setters answer success and change nothing.
-        ignores_writes: bool,
     }
 }
 
@@ -211,8 +203,10 @@ impl Root {
         let mut boards = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(list)? {
             let folder = BoardFolder { path: entry.map_err(list)?.path() };
-            if folder.identity_path().exists() {
-                boards.push((folder.identity()?, folder));
+            match folder.identity() {
+                // No board's folder, or that of one that is just going away.
+                Err(FolderError::Read { source, .. }) if is_absent(&source) => {}
+                identity => boards.push((identity?, folder)),
             }
         }
         boards.sort_by_key(|(identity, _)| identity.index);
@@ -241,6 +235,33 @@ impl Root {
     /// [`RecordError`] when it is absent.
     pub fn truth(&self) -> Result<RecordFile<Truth>, RecordError> {
         RecordFile::open(&self.truth_path())
+    }
+
+    pub(crate) fn library_fault_path(&self) -> PathBuf {
+        self.path.join("library-fault")
+    }
+
+    /// How the NVML stand-in misbehaves as a whole (its start, its count), for tests to write.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the record is absent or not writable.
+    pub fn library_fault(&self) -> Result<RecordFile<Fault>, RecordError> {
+        RecordFile::open_writable(&self.library_fault_path())
+    }
+
+    /// Where programs that have NVML open leave a mark.
+    #[must_use]
+    pub fn nvml_clients_path(&self) -> PathBuf {
+        self.path.join("nvml-clients")
+    }
+
+    /// How many programs have NVML open: a real driver refuses a reset or a MIG change meanwhile.
+    /// One that was killed does not count.
+    #[must_use]
+    pub fn nvml_clients(&self) -> usize {
+        let Ok(entries) = std::fs::read_dir(self.nvml_clients_path()) else { return 0 };
+        let held = |path: PathBuf| File::open(path).is_ok_and(|file| file.try_lock_shared().is_err());
+        entries.flatten().filter(|entry| held(entry.path())).count()
     }
 
     /// The tree that stands for `/sys/devices/system/cpu/cpufreq`.
@@ -340,6 +361,10 @@ impl BoardFolder {
     pub fn work(&self) -> Result<RecordFile<Work>, RecordError> {
         RecordFile::open_writable(&self.record_path("work"))
     }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, FolderError> {

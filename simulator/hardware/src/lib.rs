@@ -12,9 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod call;
 pub mod cpufreq;
 pub mod curves;
 pub mod daemon;
+pub mod fault;
 pub mod folder;
 pub mod host;
 pub mod inference;
@@ -22,11 +24,13 @@ pub mod limiter;
 pub mod rapl;
 pub mod record;
 pub mod sensors;
+mod slot;
 pub mod spec;
 pub mod truth;
 
 pub use board::Board;
 pub use daemon::{HardwareError, run_hardware};
-pub use folder::{BoardFolder, Fault, Identity, Load, Request, Root, State, Work};
+pub use fault::Fault;
+pub use folder::{BoardFolder, Identity, Load, Request, Root, State, Work};
 pub use spec::{BoardSpec, HostSpec, NodeSpec};
 pub use truth::{BoardTruth, Truth};

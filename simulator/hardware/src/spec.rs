@@ -227,11 +227,18 @@ impl NodeSpec {
         }
     }
 
-    /// The UUID of a board: the same for the same node and index.
+    /// The UUID of a board at boot: the same for the same node and index.
     #[must_use]
     pub fn uuid(&self, index: u32) -> String {
-        let high = fingerprint(format!("{}/{index}/high", self.node).as_bytes());
-        let low = fingerprint(format!("{}/{index}/low", self.node).as_bytes());
+        self.uuid_after(index, 0)
+    }
+
+    /// The UUID of a board that came back under a new one that many times.
+    #[must_use]
+    pub fn uuid_after(&self, index: u32, returns: u32) -> String {
+        let again = if returns == 0 { String::new() } else { format!("/{returns}") };
+        let high = fingerprint(format!("{}/{index}{again}/high", self.node).as_bytes());
+        let low = fingerprint(format!("{}/{index}{again}/low", self.node).as_bytes());
         format!(
             "GPU-{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             high >> 32,

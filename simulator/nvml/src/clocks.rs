@@ -8,7 +8,9 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
 
-use crate::library::{ask, with_identity, with_state};
+use powercap_simulated_hardware::call::Call;
+
+use crate::library::{ask, with_fault, with_identity, with_state};
 use crate::memory::{give, give_list};
 
 const GRAPHICS: nvmlClockType_t = 0;
@@ -23,7 +25,7 @@ pub unsafe extern "C" fn nvmlDeviceGetClockInfo(
     kind: nvmlClockType_t,
     megahertz: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_state(device, |_, state| {
+    with_state(Call::GetClockInfo, device, |_, state| {
         let clock = match kind {
             GRAPHICS | SM | VIDEO => state.clock_mhz,
             MEMORY => state.memory_mhz,
@@ -54,7 +56,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMaxClockInfo(
     kind: nvmlClockType_t,
     megahertz: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_identity(device, |identity| {
+    with_identity(Call::GetMaxClockInfo, device, |identity| {
         let clock = match kind {
             GRAPHICS | SM | VIDEO => identity.spec.max_mhz,
             MEMORY => identity.spec.memory_mhz,
@@ -72,7 +74,9 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedMemoryClocks(
     clocks: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid count and that much room.
-    with_identity(device, |identity| unsafe { give_list(count, clocks, &[identity.spec.memory_mhz]) })
+    with_identity(Call::GetSupportedMemoryClocks, device, |identity| unsafe {
+        give_list(count, clocks, &[identity.spec.memory_mhz])
+    })
 }
 
 /// Highest first, as the real library lists them.
@@ -83,12 +87,13 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedGraphicsClocks(
     count: *mut c_uint,
     clocks: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_identity(device, |identity| {
+    with_fault(Call::GetSupportedGraphicsClocks, device, |identity, fault| {
         let spec = &identity.spec;
         if memory_megahertz != spec.memory_mhz {
             return NOT_FOUND;
         }
-        let all: Vec<c_uint> = (0..spec.clock_count()).rev().map(|index| spec.clock(index)).collect();
+        let clock = |index| if fault.zero_clocks { 0 } else { spec.clock(index) };
+        let all: Vec<c_uint> = (0..spec.clock_count()).rev().map(clock).collect();
         // SAFETY: NVML obliges the caller to pass a valid count and that much room.
         unsafe { give_list(count, clocks, &all) }
     })
@@ -97,7 +102,7 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedGraphicsClocks(
 /// Accepted at once; the board clamps, snaps to its grid, and follows later.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceSetGpuLockedClocks(device: nvmlDevice_t, lowest: c_uint, highest: c_uint) -> nvmlReturn_t {
-    ask(device, |identity, request| {
+    ask(Call::SetGpuLockedClocks, device, |identity, request| {
         if lowest > highest {
             return INVALID_ARGUMENT;
         }
@@ -109,7 +114,7 @@ pub extern "C" fn nvmlDeviceSetGpuLockedClocks(device: nvmlDevice_t, lowest: c_u
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceResetGpuLockedClocks(device: nvmlDevice_t) -> nvmlReturn_t {
-    ask(device, |_, request| {
+    ask(Call::ResetGpuLockedClocks, device, |_, request| {
         (request.lock_min_mhz, request.lock_max_mhz) = (0, 0);
         SUCCESS
     })

@@ -1,8 +1,17 @@
-//! The library's state: the boards it found at `nvmlInit`, behind one lock.
+//! The library's state: the boards that it found, behind one lock, and how they answer.
 //!
-//! A device handle is its index plus one, never dereferenced.
+//! A device handle is the place where a board was found first, plus one; it is never dereferenced and
+//! stays what it is for as long as the library is open. Boards that went or came are noticed when
+//! somebody counts or looks for one. Whether a real library sees a board that came back before it is
+//! started anew is not documented: here it does, at its next count.
+//!
+//! What must hold: a board that is slow or hangs keeps no other from answering, so the lock is never
+//! held while waiting; while the library is open, its mark lies in the node's folder.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED as DRIVER_NOT_LOADED,
@@ -11,27 +20,122 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_NO_PERMISSION as NO_PERMISSION,
     nvmlReturn_enum_NVML_ERROR_UNINITIALIZED as UNINITIALIZED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
+use powercap_simulated_hardware::call::Call;
+use powercap_simulated_hardware::fault::Answer;
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
-use powercap_simulated_hardware::record::RecordFile;
+use powercap_simulated_hardware::record::{RecordError, RecordFile};
 use powercap_simulated_hardware::{BoardFolder, Fault, Identity, Request, Root, State};
+
+/// How often a call that hangs looks whether the fault was lifted.
+const HANG_LOOK: Duration = Duration::from_millis(5);
 
 pub(crate) struct Device {
     pub(crate) identity: Identity,
     folder: BoardFolder,
     state: RecordFile<State>,
     fault: RecordFile<Fault>,
+    present: bool,
 }
 
 impl Device {
+    fn open(identity: Identity, folder: BoardFolder) -> Result<Self, RecordError> {
+        let (state, fault) = (folder.state()?, open_fault(folder.fault(), || folder.present_fault())?);
+        Ok(Self { identity, folder, state, fault, present: true })
+    }
+
     /// How the device misbehaves now: a test may change that at any time.
-    fn fault(&mut self) -> Fault {
+    pub(crate) fn fault(&mut self) -> Fault {
         self.fault.read().unwrap_or_default()
     }
 }
 
+/// Only who may write can count calls; others see the fault as it stands.
+fn open_fault(
+    writable: Result<RecordFile<Fault>, RecordError>,
+    readable: impl FnOnce() -> Result<RecordFile<Fault>, RecordError>,
+) -> Result<RecordFile<Fault>, RecordError> {
+    writable.or_else(|_| readable())
+}
+
+fn meet(record: &mut RecordFile<Fault>, call: Call) -> Answer {
+    let mut fault = record.read().unwrap_or_default();
+    let before = fault;
+    let mut answer = fault.meet(call);
+    if fault != before {
+        // One call fewer: under the file's lock, since others count too.
+        let _ = record.update(|fault| answer = fault.meet(call));
+    }
+    answer
+}
+
 struct Library {
+    root: Root,
     devices: Vec<Device>,
     opened: u32,
+    /// Locked while it lives; it cannot be made by who may not write there, and does without.
+    _mark: Option<Mark>,
+}
+
+impl Library {
+    /// Notices boards that went and came.
+    fn look_for_boards(&mut self) -> Result<(), nvmlReturn_t> {
+        let boards = self.root.boards().map_err(|_| DRIVER_NOT_LOADED)?;
+        for device in &mut self.devices {
+            device.present = boards.iter().any(|(identity, _)| identity.uuid == device.identity.uuid);
+            device.present &= !device.fault().gone;
+        }
+        for (identity, folder) in boards {
+            if !self.devices.iter().any(|device| device.identity.uuid == identity.uuid) {
+                let mut device = Device::open(identity, folder).map_err(|_| DRIVER_NOT_LOADED)?;
+                device.present = !device.fault().gone;
+                self.devices.push(device);
+            }
+        }
+        Ok(())
+    }
+
+    /// The boards that can be found, by their place in the node, each with its handle.
+    fn present(&self) -> Vec<(nvmlDevice_t, &Device)> {
+        let mut present: Vec<_> = self
+            .devices
+            .iter()
+            .enumerate()
+            .filter(|(_, device)| device.present)
+            .map(|(at, d)| (handle(at), d))
+            .collect();
+        present.sort_by_key(|(_, device)| device.identity.index);
+        present
+    }
+
+    fn device(&mut self, handle: nvmlDevice_t) -> Result<&mut Device, nvmlReturn_t> {
+        self.devices.get_mut((handle as usize).wrapping_sub(1)).ok_or(INVALID_ARGUMENT)
+    }
+}
+
+/// A file that says that this process has the library open.
+struct Mark {
+    _locked: File,
+    path: PathBuf,
+}
+
+impl Mark {
+    fn leave(folder: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        // Containers share numbers of processes: one more tells them apart.
+        let path = (0..)
+            .map(|more| folder.join(format!("{}.{more}", std::process::id())))
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| folder.join("more"));
+        let locked = File::create_new(&path)?;
+        locked.lock()?;
+        Ok(Self { _locked: locked, path })
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 static LIBRARY: Mutex<Option<Library>> = Mutex::new(None);
@@ -40,24 +144,25 @@ fn library() -> MutexGuard<'static, Option<Library>> {
     LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn root() -> Root {
+    Root::new(std::env::var_os(ROOT_VARIABLE).unwrap_or_else(|| DEFAULT_ROOT.into()))
+}
+
 pub(crate) fn open() -> nvmlReturn_t {
+    if let Err(code) = met_by_library(&root(), Call::Init) {
+        return code;
+    }
     let mut library = library();
     if let Some(library) = library.as_mut() {
         library.opened += 1;
         return SUCCESS;
     }
-    let root = std::env::var_os(ROOT_VARIABLE).unwrap_or_else(|| DEFAULT_ROOT.into());
-    let Ok(boards) = Root::new(root).boards() else {
-        return DRIVER_NOT_LOADED;
-    };
-    let mut devices = Vec::new();
-    for (identity, folder) in boards {
-        let (Ok(state), Ok(fault)) = (folder.state(), folder.present_fault()) else {
-            return DRIVER_NOT_LOADED;
-        };
-        devices.push(Device { identity, folder, state, fault });
+    let mut opened = Library { root: root(), devices: Vec::new(), opened: 1, _mark: None };
+    if let Err(code) = opened.look_for_boards() {
+        return code;
     }
-    *library = Some(Library { devices, opened: 1 });
+    opened._mark = Mark::leave(&opened.root.nvml_clients_path()).ok();
+    *library = Some(opened);
     SUCCESS
 }
 
@@ -73,51 +178,129 @@ pub(crate) fn close() -> nvmlReturn_t {
     SUCCESS
 }
 
-/// Runs with all devices.
-pub(crate) fn with_devices(run: impl FnOnce(&[Device]) -> nvmlReturn_t) -> nvmlReturn_t {
-    library().as_ref().map_or(UNINITIALIZED, |library| run(&library.devices))
+/// Waits as long as an answer says that the call takes. `None`: it hangs, ask again.
+fn wait(answer: Answer) -> Option<Result<Answer, nvmlReturn_t>> {
+    if answer.hangs {
+        std::thread::sleep(HANG_LOOK);
+        return None;
+    }
+    if answer.delay_ms > 0 {
+        std::thread::sleep(Duration::from_millis(answer.delay_ms.into()));
+    }
+    Some(if answer.code == SUCCESS { Ok(answer) } else { Err(answer.code) })
 }
 
-/// Runs with the device behind a handle.
-pub(crate) fn with_device(handle: nvmlDevice_t, run: impl FnOnce(&mut Device) -> nvmlReturn_t) -> nvmlReturn_t {
+/// The fault of the library as a whole, which is not there in the folder of a single board.
+fn met_by_library(root: &Root, call: Call) -> Result<(), nvmlReturn_t> {
+    loop {
+        let answer = root.library_fault().map_or_else(|_| Answer::default(), |mut record| meet(&mut record, call));
+        if let Some(met) = wait(answer) {
+            return met.map(|_| ());
+        }
+    }
+}
+
+/// The fault of a board.
+fn met_by_device(call: Call, handle: nvmlDevice_t) -> Result<Answer, nvmlReturn_t> {
+    loop {
+        let answer = {
+            let mut library = library();
+            let device = library.as_mut().ok_or(UNINITIALIZED)?.device(handle)?;
+            let answer = meet(&mut device.fault, call);
+            if answer.hangs && !device.folder.path().exists() {
+                return Err(GPU_IS_LOST);
+            }
+            answer
+        };
+        if let Some(met) = wait(answer) {
+            return met;
+        }
+    }
+}
+
+/// Runs with the boards that can be found now, each with its handle.
+pub(crate) fn with_devices(call: Call, run: impl FnOnce(&[(nvmlDevice_t, &Device)]) -> nvmlReturn_t) -> nvmlReturn_t {
+    let Some(root) = library().as_ref().map(|library| library.root.clone()) else {
+        return UNINITIALIZED;
+    };
+    if let Err(code) = met_by_library(&root, call) {
+        return code;
+    }
     let mut library = library();
     let Some(library) = library.as_mut() else {
         return UNINITIALIZED;
     };
-    let index = (handle as usize).wrapping_sub(1);
-    library.devices.get_mut(index).map_or(INVALID_ARGUMENT, run)
+    match library.look_for_boards() {
+        Ok(()) => run(&library.present()),
+        Err(code) => code,
+    }
+}
+
+/// Runs with the device behind a handle, once the call has met the device's fault.
+fn with_device(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&mut Device, Answer) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    let answer = match met_by_device(call, handle) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    match library().as_mut().ok_or(UNINITIALIZED).and_then(|library| library.device(handle)) {
+        Ok(device) => run(device, answer),
+        Err(code) => code,
+    }
 }
 
 /// Runs with what the device's sensors say now.
-pub(crate) fn with_state(handle: nvmlDevice_t, run: impl FnOnce(&Identity, &State) -> nvmlReturn_t) -> nvmlReturn_t {
-    with_device(handle, |device| match (device.fault().read_code, device.state.read()) {
-        (SUCCESS, Ok(state)) => run(&device.identity, &state),
-        (SUCCESS, Err(_)) => GPU_IS_LOST,
-        (code, _) => code,
+pub(crate) fn with_state(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&Identity, &State) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    with_device(call, handle, |device, _| match device.state.read() {
+        Ok(state) => run(&device.identity, &state),
+        Err(_) => GPU_IS_LOST,
     })
 }
 
 /// Runs with what the device is.
-pub(crate) fn with_identity(handle: nvmlDevice_t, run: impl FnOnce(&Identity) -> nvmlReturn_t) -> nvmlReturn_t {
-    with_device(handle, |device| run(&device.identity))
+pub(crate) fn with_identity(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&Identity) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    with_device(call, handle, |device, _| run(&device.identity))
+}
+
+/// Runs with what the device is and how it misbehaves.
+pub(crate) fn with_fault(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&Identity, &Fault) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    with_device(call, handle, |device, _| {
+        let fault = device.fault();
+        run(&device.identity, &fault)
+    })
 }
 
 /// Asks something of a device; needs root, as the driver does.
-pub(crate) fn ask(handle: nvmlDevice_t, change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t) -> nvmlReturn_t {
-    with_device(handle, |device| {
-        if !rustix::process::geteuid().is_root() {
-            return NO_PERMISSION;
-        }
-        let fault = device.fault();
-        if fault.write_code != SUCCESS {
-            return fault.write_code;
-        }
+pub(crate) fn ask(
+    call: Call,
+    handle: nvmlDevice_t,
+    change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    if !rustix::process::geteuid().is_root() {
+        return NO_PERMISSION;
+    }
+    with_device(call, handle, |device, met| {
         let mut answer = SUCCESS;
         let updated = device.folder.request().and_then(|mut record| {
             record.update(|request| {
                 let before = *request;
                 answer = change(&device.identity, request);
-                if answer == SUCCESS && !fault.ignores_writes {
+                if answer == SUCCESS && !met.ignored {
                     request.generation = before.generation + 1;
                 } else {
                     *request = before;
@@ -128,6 +311,6 @@ pub(crate) fn ask(handle: nvmlDevice_t, change: impl FnOnce(&Identity, &mut Requ
     })
 }
 
-pub(crate) fn handle(index: usize) -> nvmlDevice_t {
+fn handle(index: usize) -> nvmlDevice_t {
     std::ptr::without_provenance_mut(index + 1)
 }

@@ -8,6 +8,7 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
     nvmlValue_t, nvmlViolationTime_t,
 };
+use powercap_simulated_hardware::call::Call;
 use powercap_simulated_hardware::{Identity, State};
 
 use crate::library::{ask, with_identity, with_state};
@@ -31,7 +32,7 @@ const POLICIES: nvmlPerfPolicyType_t = 12;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, milliwatts: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(milliwatts, state.average_mw) })
+    with_state(Call::GetPowerUsage, device, |_, state| unsafe { give(milliwatts, state.average_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -40,7 +41,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     millijoules: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(millijoules, state.energy_mj) })
+    with_state(Call::GetTotalEnergyConsumption, device, |_, state| unsafe { give(millijoules, state.energy_mj) })
 }
 
 #[unsafe(no_mangle)]
@@ -49,7 +50,7 @@ pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
+    with_state(Call::GetEnforcedPowerLimit, device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
+    with_state(Call::GetPowerManagementLimit, device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
 }
 
 #[unsafe(no_mangle)]
@@ -67,7 +68,9 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementDefaultLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |identity| unsafe { give(milliwatts, milli(identity.spec.default_watts)) })
+    with_identity(Call::GetPowerManagementDefaultLimit, device, |identity| unsafe {
+        give(milliwatts, milli(identity.spec.default_watts))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -76,7 +79,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     lowest: *mut c_uint,
     highest: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_identity(device, |identity| {
+    with_identity(Call::GetPowerManagementLimitConstraints, device, |identity| {
         // SAFETY: NVML obliges the caller to pass valid pointers.
         unsafe { give(lowest, milli(identity.spec.min_watts)).max(give(highest, milli(identity.spec.max_watts))) }
     })
@@ -85,12 +88,12 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerManagementMode(device: nvmlDevice_t, mode: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |_| unsafe { give(mode, 1) })
+    with_identity(Call::GetPowerManagementMode, device, |_| unsafe { give(mode, 1) })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceSetPowerManagementLimit(device: nvmlDevice_t, milliwatts: c_uint) -> nvmlReturn_t {
-    ask(device, |identity, request| {
+    ask(Call::SetPowerManagementLimit, device, |identity, request| {
         if !(milli(identity.spec.min_watts)..=milli(identity.spec.max_watts)).contains(&milliwatts) {
             return INVALID_ARGUMENT;
         }
@@ -105,7 +108,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     reasons: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(reasons, state.reasons) })
+    with_state(Call::GetCurrentClocksThrottleReasons, device, |_, state| unsafe { give(reasons, state.reasons) })
 }
 
 #[unsafe(no_mangle)]
@@ -114,7 +117,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksEventReasons(
     reasons: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(reasons, state.reasons) })
+    with_state(Call::GetCurrentClocksEventReasons, device, |_, state| unsafe { give(reasons, state.reasons) })
 }
 
 #[unsafe(no_mangle)]
@@ -123,7 +126,7 @@ pub unsafe extern "C" fn nvmlDeviceGetSupportedClocksThrottleReasons(
     reasons: *mut c_ulonglong,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |_| unsafe { give(reasons, 0x1ff) })
+    with_identity(Call::GetSupportedClocksThrottleReasons, device, |_| unsafe { give(reasons, 0x1ff) })
 }
 
 #[unsafe(no_mangle)]
@@ -132,7 +135,7 @@ pub unsafe extern "C" fn nvmlDeviceGetViolationStatus(
     policy: nvmlPerfPolicyType_t,
     time: *mut nvmlViolationTime_t,
 ) -> nvmlReturn_t {
-    with_state(device, |_, state| {
+    with_state(Call::GetViolationStatus, device, |_, state| {
         if policy >= POLICIES {
             return INVALID_ARGUMENT;
         }
@@ -148,7 +151,7 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
     count: c_int,
     values: *mut nvmlFieldValue_t,
 ) -> nvmlReturn_t {
-    with_state(device, |identity, state| {
+    with_state(Call::GetFieldValues, device, |identity, state| {
         let Ok(count) = usize::try_from(count) else {
             return INVALID_ARGUMENT;
         };

@@ -5,10 +5,13 @@ use std::ffi::{c_char, c_int, c_uint};
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlEnableState_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlProcessInfo_t,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT, nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND,
-    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_t, nvmlUtilization_t,
+    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
+    nvmlUtilization_t,
 };
 
-use crate::library::{Device, ask, close, handle, open, with_devices, with_identity, with_state};
+use powercap_simulated_hardware::call::{Call, RETURN_CODES};
+
+use crate::library::{Device, ask, close, open, with_devices, with_identity, with_state};
 use crate::memory::{give, give_list, give_text, text_of};
 
 const DRIVER_VERSION: &str = "570.124.06";
@@ -33,25 +36,14 @@ pub extern "C" fn nvmlShutdown() -> nvmlReturn_t {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlErrorString(code: nvmlReturn_t) -> *const c_char {
-    let text = match code {
-        0 => c"Success",
-        1 => c"Uninitialized",
-        2 => c"Invalid Argument",
-        3 => c"Not Supported",
-        4 => c"Insufficient Permissions",
-        6 => c"Not Found",
-        7 => c"Insufficient Size",
-        9 => c"Driver Not Loaded",
-        15 => c"GPU is lost",
-        _ => c"Unknown Error",
-    };
-    text.as_ptr()
+    let known = RETURN_CODES.iter().find(|(known, _, _)| *known == code);
+    known.map_or(c"Unknown Error", |(_, _, text)| text).as_ptr()
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_devices(|_| unsafe { give_text(version, length, DRIVER_VERSION) })
+    with_devices(Call::GetDriverVersion, |_| unsafe { give_text(version, length, DRIVER_VERSION) })
 }
 
 #[unsafe(no_mangle)]
@@ -69,25 +61,25 @@ pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_devices(|devices| unsafe { give(count, c_uint::try_from(devices.len()).unwrap_or(0)) })
+    with_devices(Call::GetCount, |devices| unsafe { give(count, c_uint::try_from(devices.len()).unwrap_or(0)) })
 }
 
-fn find(to: *mut nvmlDevice_t, missing: nvmlReturn_t, is: impl Fn(&Device) -> bool) -> nvmlReturn_t {
-    with_devices(|devices| match devices.iter().position(is) {
+fn find(call: Call, to: *mut nvmlDevice_t, missing: nvmlReturn_t, is: impl Fn(&Device) -> bool) -> nvmlReturn_t {
+    with_devices(call, |devices| match devices.iter().find(|(_, device)| is(device)) {
         // SAFETY: NVML obliges the caller to pass a valid pointer.
-        Some(index) => unsafe { give(to, handle(index)) },
+        Some((handle, _)) => unsafe { give(to, *handle) },
         None => missing,
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
-    with_devices(|devices| {
-        if index as usize >= devices.len() {
+    with_devices(Call::GetHandleByIndex, |devices| {
+        let Some((handle, _)) = devices.get(index as usize) else {
             return INVALID_ARGUMENT;
-        }
+        };
         // SAFETY: NVML obliges the caller to pass a valid pointer.
-        unsafe { give(device, handle(index as usize)) }
+        unsafe { give(device, *handle) }
     })
 }
 
@@ -97,7 +89,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
     let Some(uuid) = (unsafe { text_of(uuid) }) else {
         return INVALID_ARGUMENT;
     };
-    find(device, NOT_FOUND, |device| device.identity.uuid == uuid)
+    find(Call::GetHandleByUuid, device, NOT_FOUND, |device| device.identity.uuid == uuid)
 }
 
 #[unsafe(no_mangle)]
@@ -111,19 +103,21 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     };
     // Both `0000:10:00.0` and `00000000:10:00.0` name a device.
     let wanted = bus_id.to_ascii_uppercase();
-    find(device, NOT_FOUND, |device| device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted)
+    find(Call::GetHandleByPciBusId, device, NOT_FOUND, |device| {
+        device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe { give_text(uuid, length, &identity.uuid) })
+    with_identity(Call::GetUuid, device, |identity| unsafe { give_text(uuid, length, &identity.uuid) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe { give_text(name, length, &identity.spec.name) })
+    with_identity(Call::GetName, device, |identity| unsafe { give_text(name, length, &identity.spec.name) })
 }
 
 #[unsafe(no_mangle)]
@@ -133,25 +127,32 @@ pub unsafe extern "C" fn nvmlDeviceGetSerial(
     length: c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(device, |identity| unsafe { give_text(serial, length, &identity.serial) })
+    with_identity(Call::GetSerial, device, |identity| unsafe { give_text(serial, length, &identity.serial) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> nvmlReturn_t {
     // The place among the devices seen here: a container with one board sees index 0.
-    // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |_| unsafe { give(index, c_uint::try_from(device as usize - 1).unwrap_or(0)) })
+    let met = with_identity(Call::GetIndex, device, |_| SUCCESS);
+    if met != SUCCESS {
+        return met;
+    }
+    with_devices(Call::GetIndex, |devices| {
+        let place = devices.iter().position(|(handle, _)| *handle == device);
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        place.map_or(NOT_FOUND, |place| unsafe { give(index, c_uint::try_from(place).unwrap_or(0)) })
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_identity(device, |identity| unsafe { give(minor, identity.index) })
+    with_identity(Call::GetMinorNumber, device, |identity| unsafe { give(minor, identity.index) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) -> nvmlReturn_t {
-    with_identity(device, |identity| {
+    with_identity(Call::GetPciInfo, device, |identity| {
         let bus = u32::from_str_radix(&identity.pci_bus_id[9..11], 16).unwrap_or(0);
         let info = nvmlPciInfo_t {
             busIdLegacy: characters(&identity.pci_bus_id[4..]),
@@ -178,7 +179,7 @@ fn characters<const LENGTH: usize>(text: &str) -> [c_char; LENGTH] {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut nvmlMemory_t) -> nvmlReturn_t {
-    with_state(device, |identity, state| {
+    with_state(Call::GetMemoryInfo, device, |identity, state| {
         let (total, used) = (identity.spec.memory_mib * MIB, state.memory_used_mib * MIB);
         // SAFETY: NVML obliges the caller to pass a valid pointer.
         unsafe { give(memory, nvmlMemory_t { total, free: total - used, used }) }
@@ -190,7 +191,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     device: nvmlDevice_t,
     memory: *mut nvmlMemory_v2_t,
 ) -> nvmlReturn_t {
-    with_state(device, |identity, state| {
+    with_state(Call::GetMemoryInfoV2, device, |identity, state| {
         if memory.is_null() {
             return INVALID_ARGUMENT;
         }
@@ -208,7 +209,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvmlDevice_t,
     rates: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
-    with_state(device, |_, state| {
+    with_state(Call::GetUtilizationRates, device, |_, state| {
         let now = nvmlUtilization_t { gpu: state.utilisation_percent, memory: state.memory_utilisation_percent };
         // SAFETY: NVML obliges the caller to pass a valid pointer.
         unsafe { give(rates, now) }
@@ -221,7 +222,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     sensor: c_uint,
     celsius: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_state(device, |_, state| {
+    with_state(Call::GetTemperature, device, |_, state| {
         if sensor != 0 {
             return INVALID_ARGUMENT;
         }
@@ -236,7 +237,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPersistenceMode(
     mode: *mut nvmlEnableState_t,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(device, |_, state| unsafe { give(mode, u32::from(state.persistence)) })
+    with_state(Call::GetPersistenceMode, device, |_, state| unsafe { give(mode, u32::from(state.persistence)) })
 }
 
 #[unsafe(no_mangle)]
@@ -244,7 +245,7 @@ pub extern "C" fn nvmlDeviceSetPersistenceMode(device: nvmlDevice_t, mode: nvmlE
     if mode > 1 {
         return INVALID_ARGUMENT;
     }
-    ask(device, |_, request| {
+    ask(Call::SetPersistenceMode, device, |_, request| {
         request.persistence = mode == 1;
         0
     })
@@ -256,7 +257,7 @@ pub extern "C" fn nvmlDeviceGetMigMode(
     _current: *mut c_uint,
     _pending: *mut c_uint,
 ) -> nvmlReturn_t {
-    with_identity(device, |_| NOT_SUPPORTED)
+    with_identity(Call::GetMigMode, device, |_| NOT_SUPPORTED)
 }
 
 #[unsafe(no_mangle)]
@@ -265,7 +266,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
     major: *mut c_int,
     minor: *mut c_int,
 ) -> nvmlReturn_t {
-    with_identity(device, |_| {
+    with_identity(Call::GetCudaComputeCapability, device, |_| {
         // SAFETY: NVML obliges the caller to pass valid pointers.
         unsafe { give(major, 9).max(give(minor, 0)) }
     })
@@ -279,5 +280,5 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     processes: *mut nvmlProcessInfo_t,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid count and that much room.
-    with_identity(device, |_| unsafe { give_list(count, processes, &[]) })
+    with_identity(Call::GetComputeRunningProcesses, device, |_| unsafe { give_list(count, processes, &[]) })
 }
