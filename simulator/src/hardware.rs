@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use powercap_simulated_hardware::folder::DEFAULT_ROOT;
-use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, run_hardware};
+use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, Sharing, run_hardware};
 
 /// Flags of `hardware`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,12 @@ pub struct Flags {
     /// Board model
     #[arg(long, default_value = "h100-sxm", value_parser = clap::builder::PossibleValuesParser::new(BoardSpec::MODELS))]
     model: String,
+    /// Cut each board into as many MIG instances of this profile as fit, e.g. 1g.10gb
+    #[arg(long, value_name = "PROFILE", conflicts_with = "time_slices")]
+    mig: Option<String>,
+    /// Offer each board that many times, as time slices
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..=48))]
+    time_slices: Option<u32>,
     /// Each board's power sensor errs by a constant within ± this
     #[arg(long, default_value_t = 5.0)]
     sensor_gain_percent: f64,
@@ -52,13 +58,27 @@ fn offer_library(library: &Path, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn sharing(flags: &Flags, board: &BoardSpec) -> anyhow::Result<Sharing> {
+    match (&flags.mig, flags.time_slices) {
+        (Some(profile), _) if board.mig.profile(profile).is_some() => Ok(Sharing::Mig(profile.clone())),
+        (Some(profile), _) => {
+            let known: Vec<&str> = board.mig.profiles().iter().map(|profile| profile.name).collect();
+            bail!("mig is {profile}, and a {} has the profiles {known:?}", board.name)
+        }
+        (None, Some(count)) => Ok(Sharing::TimeSlices(count)),
+        (None, None) => Ok(Sharing::Whole),
+    }
+}
+
 /// Runs until SIGTERM.
 ///
 /// # Errors
 /// When the folder cannot be used, or vanishes.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let board = BoardSpec::by_name(&flags.model).context("--model is not known: see --help")?;
+    let sharing = sharing(&flags, &board)?;
     let mut spec = NodeSpec::new(&flags.node, flags.boards, board);
+    spec.sharing = sharing;
     spec.sensor_gain_percent = flags.sensor_gain_percent;
     spec.seed = flags.seed;
     spec.lock_latency_ms = flags.lock_latency_ms;

@@ -13,7 +13,6 @@
 
 use std::collections::VecDeque;
 
-use crate::curves::{mixed_power, mixed_speed};
 use crate::folder::{Load, Request, State};
 use crate::limiter::Limiter;
 use crate::sensors::Sensor;
@@ -260,12 +259,12 @@ impl Board {
         self.draw_noise(seconds);
 
         let ratio = f64::from(self.spec.clock(self.clock)) / f64::from(self.spec.max_mhz);
-        let (idle, full) = (self.spec.idle_watts, self.spec.default_watts);
-        let busy = (mixed_power(self.memory_share, ratio, idle / full) * full - idle).max(0.0);
+        let idle = self.spec.idle_watts;
+        let busy = (self.spec.busy_watts(self.memory_share, ratio) - idle).max(0.0);
         let intensity = if load.intensity.is_finite() { load.intensity.clamp(0.0, 2.0) } else { 0.0 };
         let above_idle = self.utilisation * intensity * busy * (1.0 + self.ripple);
         self.true_watts = (idle + above_idle).clamp(0.0, self.spec.peak_watts);
-        self.speed = mixed_speed(self.memory_share, ratio);
+        self.speed = self.spec.curves.speed(self.memory_share, ratio);
 
         self.limiter.watch(seconds, self.true_watts, self.in_force.limit_watts, self.clock);
         self.sensor.watch(seconds, self.true_watts);

@@ -1,19 +1,26 @@
 //! Power and speed over the clock, for compute-bound and memory-bound work.
 //!
-//! The points were measured on an A100-PCIe with locked clocks under its 300 W limit (clocks of
-//! 1005–1410 MHz). They are held as ratios (clock over highest clock, watts over limit) so that
-//! other boards can be SCALED from them: an assumption, named in each spec's `provenance`.
-//! Below the measured range the part above idle falls as f^2.3 (compute) and f^1.4 (memory), the
+//! | family | measured | how |
+//! |---|---|---|
+//! | A100 | A100-PCIe, locked clocks of 1005–1410 MHz under its 300 W limit | compute and memory |
+//! | H200 | 8×H200 (MLPerf): 500 and 350 W of 700 W gave .79 and .61 of the tokens a second | compute; their clocks are SCALED from the B300's clocks of the same work |
+//! | B300 | B300 GEMM: capped at 450–900 W, and 1038 W uncapped | compute |
+//!
+//! Memory-bound work was measured on the A100 alone: the other families SCALE it from there. Points are
+//! held as ratios (clock over highest clock, watts over those at full clock) so that other boards can
+//! be SCALED from them: an assumption, named in each spec's `provenance`. Below the measured range the part above idle falls as f^2.3 (compute) and f^1.4 (memory), the
 //! exponents of the same measurement; speed falls in proportion to the clock, which is pessimistic
 //! for memory-bound work (no measurement there).
 //!
 //! What must hold: both curves rise with the clock, and never fall below the idle power.
 
+use serde::{Deserialize, Serialize};
+
 /// The shape of one kind of work.
 #[derive(Debug)]
 pub struct Curve {
-    /// Clock over highest clock, watts over power limit, speed over highest speed; by rising clock.
-    points: [(f64, f64, f64); 5],
+    /// Clock over highest clock, watts over those at full clock, speed over highest speed; by rising clock.
+    points: &'static [(f64, f64, f64)],
     /// Power above idle goes as this power of the clock below the first point.
     exponent: f64,
 }
@@ -26,8 +33,8 @@ const fn measured(megahertz: f64, watts: f64, speed: f64) -> (f64, f64, f64) {
 }
 
 /// Dense arithmetic: training, prefill.
-pub const COMPUTE: Curve = Curve {
-    points: [
+pub static COMPUTE: Curve = Curve {
+    points: &[
         measured(1005.0, 135.0, 0.724),
         measured(1110.0, 152.0, 0.789),
         measured(1200.0, 179.0, 0.854),
@@ -37,9 +44,29 @@ pub const COMPUTE: Curve = Curve {
     exponent: 2.3,
 };
 
+/// Serving and training mixes on 8×H200, by power limit. Top: full clock at the limit (assumed).
+static H200_COMPUTE: Curve =
+    Curve { points: &[(0.567, 350.0 / 700.0, 0.61), (0.743, 500.0 / 700.0, 0.79), (1.0, 1.0, 1.0)], exponent: 2.3 };
+
+const fn b300(megahertz: f64, watts: f64, speed: f64) -> (f64, f64, f64) {
+    (megahertz / 2032.0, watts / 1038.0, speed)
+}
+
+/// Dense arithmetic on a B300, by power cap.
+static B300_COMPUTE: Curve = Curve {
+    points: &[
+        b300(926.0, 450.0, 0.50),
+        b300(1152.0, 550.0, 0.61),
+        b300(1457.0, 700.0, 0.77),
+        b300(1935.0, 900.0, 0.95),
+        b300(2032.0, 1038.0, 1.0),
+    ],
+    exponent: 2.3,
+};
+
 /// Bound by memory: decoding with small batches.
-pub const MEMORY: Curve = Curve {
-    points: [
+pub static MEMORY: Curve = Curve {
+    points: &[
         measured(1005.0, 145.0, 1.0),
         measured(1110.0, 155.0, 1.0),
         measured(1200.0, 170.0, 1.0),
@@ -84,19 +111,41 @@ impl Curve {
     }
 }
 
-/// Power of a mix over the limit: `memory_share` (0 to 1) of the time is bound by memory.
-#[must_use]
-pub fn mixed_power(memory_share: f64, ratio: f64, idle: f64) -> f64 {
-    let memory_share = memory_share.clamp(0.0, 1.0);
-    memory_share * MEMORY.power(ratio, idle) + (1.0 - memory_share) * COMPUTE.power(ratio, idle)
+/// Which measurements a board's curves come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Family {
+    /// A100-PCIe.
+    #[default]
+    A100,
+    /// 8×H200 nodes.
+    H200,
+    /// B300.
+    B300,
 }
 
-/// Speed of a mix: times add up, so speeds are combined harmonically.
-#[must_use]
-pub fn mixed_speed(memory_share: f64, ratio: f64) -> f64 {
-    let memory_share = memory_share.clamp(0.0, 1.0);
-    let time = memory_share / MEMORY.speed(ratio) + (1.0 - memory_share) / COMPUTE.speed(ratio);
-    if time.is_finite() && time > 0.0 { 1.0 / time } else { 0.0 }
+impl Family {
+    fn compute(self) -> &'static Curve {
+        match self {
+            Self::A100 => &COMPUTE,
+            Self::H200 => &H200_COMPUTE,
+            Self::B300 => &B300_COMPUTE,
+        }
+    }
+
+    /// Power of a mix over that at full clock: `memory_share` (0 to 1) of the time is bound by memory.
+    #[must_use]
+    pub fn power(self, memory_share: f64, ratio: f64, idle: f64) -> f64 {
+        let memory_share = memory_share.clamp(0.0, 1.0);
+        memory_share * MEMORY.power(ratio, idle) + (1.0 - memory_share) * self.compute().power(ratio, idle)
+    }
+
+    /// Speed of a mix: times add up, so speeds are combined harmonically.
+    #[must_use]
+    pub fn speed(self, memory_share: f64, ratio: f64) -> f64 {
+        let memory_share = memory_share.clamp(0.0, 1.0);
+        let time = memory_share / MEMORY.speed(ratio) + (1.0 - memory_share) / self.compute().speed(ratio);
+        if time.is_finite() && time > 0.0 { 1.0 / time } else { 0.0 }
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +173,7 @@ mod tests {
 
     #[test]
     fn both_curves_rise_from_idle() {
-        for curve in [&COMPUTE, &MEMORY] {
+        for curve in [&COMPUTE, &MEMORY, &H200_COMPUTE, &B300_COMPUTE] {
             let mut previous = (0.0, 0.0);
             for step in 0..=100 {
                 let ratio = f64::from(step) / 100.0;
@@ -146,10 +195,23 @@ mod tests {
     }
 
     #[test]
+    fn the_measured_limits_of_an_h200_cost_what_was_measured() {
+        for (limit_watts, tokens) in [(500.0, 0.79), (350.0, 0.61)] {
+            let clock = (0..=1000)
+                .map(|step| f64::from(step) / 1000.0)
+                .filter(|ratio| H200_COMPUTE.power(*ratio, IDLE) * 700.0 <= limit_watts);
+            let speed = H200_COMPUTE.speed(clock.fold(0.0, f64::max));
+            assert!((speed - tokens).abs() < 0.01, "{limit_watts} W: {speed} against {tokens}");
+        }
+    }
+
+    #[test]
     fn a_mix_lies_between_its_parts() {
         for ratio in [0.2, 0.5, 0.8, 1.0] {
-            let mixed = mixed_speed(0.5, ratio);
-            assert!(mixed >= COMPUTE.speed(ratio) && mixed <= MEMORY.speed(ratio));
+            for family in [Family::A100, Family::H200, Family::B300] {
+                let mixed = family.speed(0.5, ratio);
+                assert!(mixed >= family.compute().speed(ratio) && mixed <= MEMORY.speed(ratio));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! | `boards/UUID/load` | the workload that holds the board | the daemon |
 //! | `boards/UUID/fault` | tests (`powercap-simulator fault`), under the file's lock; the daemon and NVML lift it at its end | the daemon, NVML |
 //! | `boards/UUID/work` | the same workload | the daemon, for the judge |
+//! | `boards/UUID/load-N`, `work-N` | the same for the tenant of share N | the same |
 //! | `boards/UUID/state` | the daemon | NVML, exporters, the workload |
 //! | `library-fault` | as `fault`, for NVML as a whole | NVML |
 //! | `nvml-clients/` | NVML: a locked file for each process that has it open | tests |
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::record::{RecordError, RecordFile, record};
+use crate::share::Share;
 use crate::spec::{BoardSpec, NodeSpec};
 use crate::truth::Truth;
 
@@ -123,6 +125,9 @@ pub struct Identity {
     pub serial: String,
     /// Its model.
     pub spec: BoardSpec,
+    /// What it is cut into, or offered as; empty: it is offered whole.
+    #[serde(default)]
+    pub shares: Vec<Share>,
 }
 
 /// The folder of a node.
@@ -352,6 +357,22 @@ impl BoardFolder {
     /// [`RecordError`] when the record is absent or not writable.
     pub fn load(&self) -> Result<RecordFile<Load>, RecordError> {
         RecordFile::open_writable(&self.record_path("load"))
+    }
+
+    /// The same for the tenant of a share, by its place.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the record is absent or not writable.
+    pub fn share_load(&self, share: usize) -> Result<RecordFile<Load>, RecordError> {
+        RecordFile::open_writable(&self.record_path(&format!("load-{share}")))
+    }
+
+    /// What that tenant finished, for it to write.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the record is absent or not writable.
+    pub fn share_work(&self, share: usize) -> Result<RecordFile<Work>, RecordError> {
+        RecordFile::open_writable(&self.record_path(&format!("work-{share}")))
     }
 
     /// What the workload finished, for that workload to write.

@@ -5,7 +5,6 @@
 //! by memory there, so tokens grow with the batch).
 //! What must hold: more sequences give more tokens a second in all, and fewer each.
 
-use crate::curves::mixed_power;
 use crate::folder::Load;
 use crate::spec::BoardSpec;
 
@@ -36,9 +35,8 @@ pub fn decode(batch: f64, spec: &BoardSpec) -> Decode {
     let batch = batch.clamp(1.0, 256.0);
     let (watts, tokens_per_second) = measured(batch);
     let memory_share = (1.0 - 0.16 * (batch / 8.0).log2().max(0.0)).clamp(0.2, 1.0);
-    let idle = spec.idle_watts / spec.default_watts;
-    let wanted = watts / MEASURED_LIMIT_WATTS;
-    let intensity = (wanted - idle).max(0.0) / (mixed_power(memory_share, 1.0, idle) - idle);
+    let wanted = watts / MEASURED_LIMIT_WATTS * spec.full_watts;
+    let intensity = (wanted - spec.idle_watts).max(0.0) / (spec.busy_watts(memory_share, 1.0) - spec.idle_watts);
     Decode { tokens_per_second, memory_share, intensity }
 }
 

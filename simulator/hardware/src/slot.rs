@@ -15,6 +15,7 @@ use crate::daemon::HardwareError;
 use crate::fault::Fault;
 use crate::folder::{BoardFolder, Identity, Load, Request, Root, State, Work};
 use crate::record::{RecordError, RecordFile};
+use crate::share::Tenants;
 use crate::spec::{NodeSpec, fingerprint};
 use crate::truth::BoardTruth;
 
@@ -39,6 +40,8 @@ struct Records {
     request: RecordFile<Request>,
     load: RecordFile<Load>,
     work: RecordFile<Work>,
+    tenants: Tenants,
+    shares: Vec<(RecordFile<Load>, RecordFile<Work>)>,
     state: RecordFile<State>,
     fault: RecordFile<Fault>,
 }
@@ -49,11 +52,18 @@ impl Records {
         let folder = root.board(&identity.uuid);
         let prepare = |source| HardwareError::Prepare { path: folder.path().to_owned(), source };
         fs::create_dir_all(folder.path()).map_err(prepare)?;
+        // A workload in a container may be any user.
+        let (any, load, work) = (0o666, Load::default(), Work::default());
+        let share = |at: usize| -> Result<_, RecordError> {
+            let load = RecordFile::create(&folder.record_path(&format!("load-{at}")), &load, any)?;
+            Ok((load, RecordFile::create(&folder.record_path(&format!("work-{at}")), &work, any)?))
+        };
         let made = Self {
             request: RecordFile::create(&folder.record_path("request"), request, 0o644)?,
-            // A workload in a container may be any user.
-            load: RecordFile::create(&folder.record_path("load"), &Load::default(), 0o666)?,
-            work: RecordFile::create(&folder.record_path("work"), &Work::default(), 0o666)?,
+            load: RecordFile::create(&folder.record_path("load"), &load, any)?,
+            work: RecordFile::create(&folder.record_path("work"), &work, any)?,
+            tenants: Tenants::of(&identity.shares),
+            shares: (0..identity.shares.len()).map(share).collect::<Result<_, _>>()?,
             state: RecordFile::create(&folder.record_path("state"), first, 0o644)?,
             fault: RecordFile::create(&folder.record_path("fault"), &Fault::default(), 0o644)?,
             folder: folder.clone(),
@@ -62,6 +72,23 @@ impl Records {
         fs::write(&draft, serde_json::to_vec_pretty(identity)?).map_err(prepare)?;
         fs::rename(&draft, folder.identity_path()).map_err(prepare)?;
         Ok(made)
+    }
+
+    /// What works on the board: its one workload, or its tenants together.
+    fn load(&mut self, seconds: f64) -> Load {
+        if self.shares.is_empty() {
+            return self.load.read().unwrap_or_default();
+        }
+        let loads: Vec<Load> = self.shares.iter_mut().map(|(load, _)| load.read().unwrap_or_default()).collect();
+        self.tenants.together(seconds, &loads)
+    }
+
+    /// Work by the workloads' own counts.
+    fn units(&mut self) -> Option<f64> {
+        if self.shares.is_empty() {
+            return Some(self.work.read().ok()?.units);
+        }
+        self.shares.iter_mut().map(|(_, work)| work.read().ok().map(|work| work.units)).sum()
     }
 }
 
@@ -113,12 +140,13 @@ impl Slot {
             (true, false) => self.come_back(before.returns_renamed, root, spec)?,
             _ => {}
         }
+        let seconds = std::mem::take(&mut self.since_look_seconds);
         if self.fault.gone {
             return Ok(());
         }
-        self.let_rival_write()?;
+        self.let_rival_write(seconds)?;
         self.asked = self.records.request.read().unwrap_or(self.asked);
-        self.load_now = self.records.load.read().unwrap_or_default();
+        self.load_now = self.records.load(seconds);
         Ok(())
     }
 
@@ -156,8 +184,8 @@ impl Slot {
         fs::remove_dir_all(path).map_err(|source| HardwareError::Prepare { path: path.to_owned(), source })
     }
 
-    fn let_rival_write(&mut self) -> Result<(), HardwareError> {
-        self.rival_age_seconds += std::mem::take(&mut self.since_look_seconds);
+    fn let_rival_write(&mut self, seconds: f64) -> Result<(), HardwareError> {
+        self.rival_age_seconds += seconds;
         let period_ms = self.fault.rival_period_ms;
         if period_ms > 0 && self.rival_age_seconds * 1000.0 >= f64::from(period_ms) {
             self.rival_age_seconds = 0.0;
@@ -174,7 +202,7 @@ impl Slot {
 
     /// Reads what the workload finished.
     pub(crate) fn count(&mut self) {
-        self.units = self.records.work.read().map_or(self.units, |work| work.units);
+        self.units = self.records.units().unwrap_or(self.units);
     }
 }
 
@@ -184,6 +212,7 @@ fn identity(index: u32, uuid: String, spec: &NodeSpec) -> Identity {
         pci_bus_id: NodeSpec::pci_bus_id(index),
         serial: format!("{:013}", fingerprint(uuid.as_bytes()) % 10_000_000_000_000),
         spec: spec.board.clone(),
+        shares: spec.sharing.shares(&uuid, &spec.board),
         uuid,
     }
 }

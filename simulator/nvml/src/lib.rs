@@ -18,9 +18,11 @@
 mod clocks;
 mod library;
 mod memory;
+mod mig;
 mod power;
 mod system;
 
 pub use clocks::*;
+pub use mig::*;
 pub use power::*;
 pub use system::*;

@@ -18,13 +18,14 @@ use nvml_wrapper_sys::bindings::{
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST as GPU_IS_LOST,
     nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
     nvmlReturn_enum_NVML_ERROR_NO_PERMISSION as NO_PERMISSION,
+    nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
     nvmlReturn_enum_NVML_ERROR_UNINITIALIZED as UNINITIALIZED, nvmlReturn_enum_NVML_SUCCESS as SUCCESS, nvmlReturn_t,
 };
 use powercap_simulated_hardware::call::Call;
 use powercap_simulated_hardware::fault::Answer;
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
 use powercap_simulated_hardware::record::{RecordError, RecordFile};
-use powercap_simulated_hardware::{BoardFolder, Fault, Identity, Request, Root, State};
+use powercap_simulated_hardware::{BoardFolder, Fault, Identity, Request, Root, Share, State};
 
 /// How often a call that hangs looks whether the fault was lifted.
 const HANG_LOOK: Duration = Duration::from_millis(5);
@@ -107,8 +108,14 @@ impl Library {
         present
     }
 
-    fn device(&mut self, handle: nvmlDevice_t) -> Result<&mut Device, nvmlReturn_t> {
-        self.devices.get_mut((handle as usize).wrapping_sub(1)).ok_or(INVALID_ARGUMENT)
+    fn device(&mut self, handle: nvmlDevice_t) -> Result<(&mut Device, Option<usize>), nvmlReturn_t> {
+        let board = (handle as usize & (INSTANCE - 1)).wrapping_sub(1);
+        let instance = (handle as usize / INSTANCE).checked_sub(1);
+        let device = self.devices.get_mut(board).ok_or(INVALID_ARGUMENT)?;
+        if instance.is_some_and(|instance| instance >= device.identity.shares.len()) {
+            return Err(INVALID_ARGUMENT);
+        }
+        Ok((device, instance))
     }
 }
 
@@ -205,7 +212,7 @@ fn met_by_device(call: Call, handle: nvmlDevice_t) -> Result<Answer, nvmlReturn_
     loop {
         let answer = {
             let mut library = library();
-            let device = library.as_mut().ok_or(UNINITIALIZED)?.device(handle)?;
+            let (device, _) = library.as_mut().ok_or(UNINITIALIZED)?.device(handle)?;
             let answer = meet(&mut device.fault, call);
             if answer.hangs && !device.folder.path().exists() {
                 return Err(GPU_IS_LOST);
@@ -236,20 +243,43 @@ pub(crate) fn with_devices(call: Call, run: impl FnOnce(&[(nvmlDevice_t, &Device
     }
 }
 
-/// Runs with the device behind a handle, once the call has met the device's fault.
+/// Runs with the board behind a handle, once the call has met the board's fault. An instance has
+/// nothing of what is asked here.
 fn with_device(
     call: Call,
     handle: nvmlDevice_t,
     run: impl FnOnce(&mut Device, Answer) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    with_handle(call, handle, |device, instance, answer| match instance {
+        Some(_) => NOT_SUPPORTED,
+        None => run(device, answer),
+    })
+}
+
+fn with_handle(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&mut Device, Option<usize>, Answer) -> nvmlReturn_t,
 ) -> nvmlReturn_t {
     let answer = match met_by_device(call, handle) {
         Ok(answer) => answer,
         Err(code) => return code,
     };
     match library().as_mut().ok_or(UNINITIALIZED).and_then(|library| library.device(handle)) {
-        Ok(device) => run(device, answer),
+        Ok((device, instance)) => run(device, instance, answer),
         Err(code) => code,
     }
+}
+
+/// Runs with what the board is, and the instance of it if the handle is one's.
+pub(crate) fn with_any(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&Identity, Option<&Share>) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    with_handle(call, handle, |device, instance, _| {
+        run(&device.identity, instance.and_then(|instance| device.identity.shares.get(instance)))
+    })
 }
 
 /// Runs with what the device's sensors say now.
@@ -311,6 +341,19 @@ pub(crate) fn ask(
     })
 }
 
+/// Handles of instances are those of their boards plus multiples of this.
+const INSTANCE: usize = 1 << 16;
+
 fn handle(index: usize) -> nvmlDevice_t {
     std::ptr::without_provenance_mut(index + 1)
+}
+
+/// The handle of an instance of the board with this handle.
+pub(crate) fn instance_of(board: nvmlDevice_t, index: usize) -> nvmlDevice_t {
+    std::ptr::without_provenance_mut(board as usize + (index + 1) * INSTANCE)
+}
+
+/// The handle of the board of an instance.
+pub(crate) fn parent_of(instance: nvmlDevice_t) -> nvmlDevice_t {
+    std::ptr::without_provenance_mut(instance as usize & (INSTANCE - 1))
 }

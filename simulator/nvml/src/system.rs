@@ -11,8 +11,9 @@ use nvml_wrapper_sys::bindings::{
 
 use powercap_simulated_hardware::call::{Call, RETURN_CODES};
 
-use crate::library::{Device, ask, close, open, with_devices, with_identity, with_state};
+use crate::library::{ask, close, instance_of, open, with_any, with_devices, with_identity, with_state};
 use crate::memory::{give, give_list, give_text, text_of};
+use crate::mig::is_partitioned;
 
 const DRIVER_VERSION: &str = "570.124.06";
 const NVML_VERSION: &str = "12.570.124.06";
@@ -64,14 +65,6 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn
     with_devices(Call::GetCount, |devices| unsafe { give(count, c_uint::try_from(devices.len()).unwrap_or(0)) })
 }
 
-fn find(call: Call, to: *mut nvmlDevice_t, missing: nvmlReturn_t, is: impl Fn(&Device) -> bool) -> nvmlReturn_t {
-    with_devices(call, |devices| match devices.iter().find(|(_, device)| is(device)) {
-        // SAFETY: NVML obliges the caller to pass a valid pointer.
-        Some((handle, _)) => unsafe { give(to, *handle) },
-        None => missing,
-    })
-}
-
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     with_devices(Call::GetHandleByIndex, |devices| {
@@ -89,7 +82,15 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
     let Some(uuid) = (unsafe { text_of(uuid) }) else {
         return INVALID_ARGUMENT;
     };
-    find(Call::GetHandleByUuid, device, NOT_FOUND, |device| device.identity.uuid == uuid)
+    with_devices(Call::GetHandleByUuid, |devices| {
+        let handle = devices.iter().find_map(|(handle, device)| {
+            let instances = device.identity.shares.iter().position(|share| share.profile.is_some() && share.id == uuid);
+            let instance = instances.map(|index| instance_of(*handle, index));
+            if device.identity.uuid == uuid { Some(*handle) } else { instance }
+        });
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        handle.map_or(NOT_FOUND, |handle| unsafe { give(device, handle) })
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -103,21 +104,34 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     };
     // Both `0000:10:00.0` and `00000000:10:00.0` name a device.
     let wanted = bus_id.to_ascii_uppercase();
-    find(Call::GetHandleByPciBusId, device, NOT_FOUND, |device| {
-        device.identity.pci_bus_id == wanted || device.identity.pci_bus_id[4..] == wanted
+    with_devices(Call::GetHandleByPciBusId, |devices| {
+        let found = devices.iter().find(|(_, found)| {
+            let address = &found.identity.pci_bus_id;
+            *address == wanted || address[4..] == wanted
+        });
+        // SAFETY: NVML obliges the caller to pass a valid pointer.
+        found.map_or(NOT_FOUND, |(handle, _)| unsafe { give(device, *handle) })
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) -> nvmlReturn_t {
-    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(Call::GetUuid, device, |identity| unsafe { give_text(uuid, length, &identity.uuid) })
+    with_any(Call::GetUuid, device, |identity, share| {
+        let known = share.map_or(&identity.uuid, |share| &share.id);
+        // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+        unsafe { give_text(uuid, length, known) }
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
-    // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
-    with_identity(Call::GetName, device, |identity| unsafe { give_text(name, length, &identity.spec.name) })
+    with_any(Call::GetName, device, |identity, share| {
+        let profile = share.and_then(|share| share.profile.as_deref());
+        let known = profile
+            .map_or_else(|| identity.spec.name.clone(), |profile| format!("{} MIG {profile}", identity.spec.name));
+        // SAFETY: NVML obliges the caller to pass a buffer of `length` bytes.
+        unsafe { give_text(name, length, &known) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -209,7 +223,10 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvmlDevice_t,
     rates: *mut nvmlUtilization_t,
 ) -> nvmlReturn_t {
-    with_state(Call::GetUtilizationRates, device, |_, state| {
+    with_state(Call::GetUtilizationRates, device, |identity, state| {
+        if is_partitioned(identity) {
+            return NOT_SUPPORTED;
+        }
         let now = nvmlUtilization_t { gpu: state.utilisation_percent, memory: state.memory_utilisation_percent };
         // SAFETY: NVML obliges the caller to pass a valid pointer.
         unsafe { give(rates, now) }
@@ -249,15 +266,6 @@ pub extern "C" fn nvmlDeviceSetPersistenceMode(device: nvmlDevice_t, mode: nvmlE
         request.persistence = mode == 1;
         0
     })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetMigMode(
-    device: nvmlDevice_t,
-    _current: *mut c_uint,
-    _pending: *mut c_uint,
-) -> nvmlReturn_t {
-    with_identity(Call::GetMigMode, device, |_| NOT_SUPPORTED)
 }
 
 #[unsafe(no_mangle)]

@@ -84,7 +84,8 @@ fn what_is_set_is_read_back_late_and_clamped() {
     assert_eq!(nvml.device_by_pci_bus_id(pci.bus_id.as_str()).unwrap().uuid().unwrap(), uuid);
     assert_eq!(device.name().unwrap(), "NVIDIA H100 80GB HBM3");
     assert!(!device.serial().unwrap().is_empty());
-    assert!(matches!(device.mig_mode(), Err(NvmlError::NotSupported)));
+    let mig = device.mig_mode().unwrap();
+    assert_eq!((mig.current, mig.pending), (0, 0), "an H100 can be partitioned, and is not");
     assert_eq!(device.memory_info().unwrap().total, 81559 << 20);
 
     let memory = device.supported_memory_clocks().unwrap();

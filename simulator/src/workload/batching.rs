@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 
-use powercap_simulated_hardware::curves::mixed_speed;
 use powercap_simulated_hardware::inference::{PREFILL_TOKENS_PER_SECOND, decode, prefill_intensity};
 use powercap_simulated_hardware::{BoardSpec, Load};
 
@@ -149,7 +148,7 @@ impl Engine {
     }
 
     fn prefill(&mut self, seconds: f64, ratio: f64, made: &mut Advance) -> (f64, f64) {
-        let rate = PREFILL_TOKENS_PER_SECOND * mixed_speed(0.0, ratio) * self.boards;
+        let rate = PREFILL_TOKENS_PER_SECOND * self.spec.curves.speed(0.0, ratio) * self.boards;
         if rate <= 0.0 {
             return (0.0, 0.0);
         }
@@ -174,7 +173,7 @@ impl Engine {
             return 0.0;
         }
         let demand = decode(count(ready) / self.boards, &self.spec);
-        let speed = mixed_speed(demand.memory_share, ratio);
+        let speed = self.spec.curves.speed(demand.memory_share, ratio);
         let each = demand.tokens_per_second * self.boards * speed / count(ready);
         if each <= 0.0 {
             return 0.0;

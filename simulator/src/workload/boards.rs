@@ -2,11 +2,11 @@
 
 use anyhow::{Context, bail};
 use powercap_simulated_hardware::record::{RecordError, RecordFile};
-use powercap_simulated_hardware::{BoardSpec, Load, Root, State, Work};
+use powercap_simulated_hardware::{BoardFolder, BoardSpec, Identity, Load, Root, State, Work};
 
 use super::BoardFlags;
 
-/// One board in use.
+/// One board in use, or a share of one.
 #[derive(Debug)]
 pub struct HeldBoard {
     /// Its model.
@@ -18,6 +18,17 @@ pub struct HeldBoard {
 }
 
 impl HeldBoard {
+    fn hold(
+        identity: &Identity,
+        folder: &BoardFolder,
+        mut load: RecordFile<Load>,
+        work: RecordFile<Work>,
+    ) -> Result<Self, RecordError> {
+        // Goes on from the last workload's beat, so that the first write is seen as life.
+        let beat = load.read().map_or(0, |load| load.beat);
+        Ok(Self { spec: identity.spec.clone(), load, state: folder.state()?, work, beat })
+    }
+
     /// Sets the load, and shows that the workload lives.
     ///
     /// # Errors
@@ -53,13 +64,15 @@ pub fn held(flags: &BoardFlags) -> anyhow::Result<Vec<HeldBoard>> {
     let wanted: Vec<&str> = flags.visible_devices.split(',').map(str::trim).filter(|uuid| !uuid.is_empty()).collect();
     let mut held = Vec::new();
     for (identity, folder) in all {
-        if wanted != ["all"] && !wanted.contains(&identity.uuid.as_str()) {
-            continue;
+        let is_wanted = |id: &str| wanted == ["all"] || wanted.contains(&id);
+        if identity.shares.is_empty() && is_wanted(&identity.uuid) {
+            held.push(HeldBoard::hold(&identity, &folder, folder.load()?, folder.work()?)?);
         }
-        let mut load = folder.load()?;
-        // Goes on from the last workload's beat, so that the first write is seen as life.
-        let beat = load.read().map_or(0, |load| load.beat);
-        held.push(HeldBoard { spec: identity.spec, load, state: folder.state()?, work: folder.work()?, beat });
+        for (at, share) in identity.shares.iter().enumerate().filter(|(_, share)| is_wanted(&share.id)) {
+            let mut board = HeldBoard::hold(&identity, &folder, folder.share_load(at)?, folder.share_work(at)?)?;
+            board.spec.memory_mib = share.memory_mib;
+            held.push(board);
+        }
     }
     if held.is_empty() || (wanted != ["all"] && held.len() != wanted.len()) {
         bail!(
