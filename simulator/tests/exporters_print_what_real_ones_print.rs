@@ -32,6 +32,7 @@ fn identity(index: u32) -> Identity {
         pci_bus_id: NodeSpec::pci_bus_id(index),
         serial: String::new(),
         spec: BoardSpec::h100_sxm(),
+        shares: Vec::new(),
     }
 }
 

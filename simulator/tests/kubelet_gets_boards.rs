@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use powercap_simulated_hardware::daemon::Hardware;
-use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root};
+use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, Sharing};
 use powercap_simulator::kubelet::messages::{
-    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerDevices, ContainerResources, Empty,
-    ListAndWatchResponse, ListPodResourcesRequest, ListPodResourcesResponse, PodResources, RegisterRequest,
+    AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerAllocateResponse, ContainerDevices,
+    ContainerResources, Empty, ListAndWatchResponse, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    RegisterRequest,
 };
 use powercap_simulator::kubelet::pod_resources::Owners;
 use tokio::net::{UnixListener, UnixStream};
@@ -185,6 +186,72 @@ async fn boards_are_offered_allocated_and_offered_again() {
     let _second_life = serve(&kubelet, &kubelet_dir);
     until("registration again", || kubelet.registrations.load(Ordering::SeqCst) >= 2).await;
     until("the plugin's socket", || kubelet_dir.join(&registered.endpoint).exists()).await;
+}
+
+/// Registers a plugin for a node that is shared so; gives its resource and the devices it lists.
+async fn shared(sharing: Sharing) -> (String, Vec<String>, Vec<String>, ContainerAllocateResponse) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Root::new(folder.path().join("hardware"));
+    let kubelet_dir = folder.path().join("device-plugins");
+    std::fs::create_dir(&kubelet_dir).unwrap();
+    let mut spec = NodeSpec::new("node-1", 2, BoardSpec::h100_sxm());
+    spec.sharing = sharing;
+    let _hardware = Hardware::boot(&root, &spec).unwrap();
+    let kubelet = Kubelet::default();
+    let _life = serve(&kubelet, &kubelet_dir);
+    let program = Command::new(env!("CARGO_BIN_EXE_powercap-simulator"))
+        .args(["device-plugin", "--host-root", "/host/hardware", "--root"])
+        .arg(root.path())
+        .arg("--kubelet-dir")
+        .arg(&kubelet_dir)
+        .spawn()
+        .unwrap();
+    let _program = Running(program);
+    until("registration", || kubelet.registrations.load(Ordering::SeqCst) == 1).await;
+    let registered = kubelet.last.lock().unwrap().clone().unwrap();
+    let mut client = plugin(kubelet_dir.join(&registered.endpoint)).await;
+    let path = http::uri::PathAndQuery::from_static("/v1beta1.DevicePlugin/ListAndWatch");
+    let codec = ProstCodec::<Empty, ListAndWatchResponse>::default();
+    let mut lists = client.server_streaming(Request::new(Empty {}), path, codec).await.unwrap().into_inner();
+    let listed = lists.message().await.unwrap().unwrap().devices.into_iter().map(|device| device.id);
+    let listed: Vec<String> = listed.collect();
+
+    let path = http::uri::PathAndQuery::from_static("/v1beta1.DevicePlugin/Allocate");
+    let codec = ProstCodec::<AllocateRequest, AllocateResponse>::default();
+    let devices_ids = listed[..2].to_vec();
+    let request = AllocateRequest { container_requests: vec![ContainerAllocateRequest { devices_ids }] };
+    client.ready().await.unwrap();
+    let answer = client.unary(Request::new(request), path, codec).await.unwrap().into_inner();
+    let boards = root.boards().unwrap();
+
+    // A board that falls off its bus takes its shares along.
+    boards[0].1.fault().unwrap().update(|fault| fault.gone = true).unwrap();
+    let devices = lists.message().await.unwrap().unwrap().devices;
+    let (lost, well) = devices.split_at(devices.len() / 2);
+    assert!(lost.iter().all(|device| device.health == "Unhealthy"), "{lost:?}");
+    assert!(well.iter().all(|device| device.health == "Healthy"), "{well:?}");
+    let boards = boards.into_iter().map(|(identity, _)| identity.uuid).collect();
+    (registered.resource_name, listed, boards, answer.container_responses[0].clone())
+}
+
+#[tokio::test]
+async fn partitioned_boards_are_offered_as_their_instances() {
+    let (resource, devices, boards, container) = shared(Sharing::Mig("1g.10gb".to_owned())).await;
+    assert_eq!(resource, "nvidia.com/mig-1g.10gb");
+    assert_eq!(devices.len(), 14);
+    assert!(devices.iter().all(|id| id.starts_with("MIG-")), "{devices:?}");
+    assert_eq!(container.envs["NVIDIA_VISIBLE_DEVICES"], devices[..2].join(","));
+    assert_eq!(container.mounts.len(), 1, "both instances are of one board");
+    assert_eq!(container.mounts[0].host_path, format!("/host/hardware/boards/{}", boards[0]));
+}
+
+#[tokio::test]
+async fn time_slices_are_offered_as_several_devices_of_one_board() {
+    let (resource, devices, boards, container) = shared(Sharing::TimeSlices(2)).await;
+    assert_eq!(resource, "nvidia.com/gpu");
+    let expected: Vec<String> = boards.iter().flat_map(|uuid| [format!("{uuid}::0"), format!("{uuid}::1")]).collect();
+    assert_eq!(devices, expected);
+    assert_eq!(container.mounts.len(), 1, "both slices are of one board");
 }
 
 #[tokio::test]

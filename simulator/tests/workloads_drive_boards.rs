@@ -109,3 +109,25 @@ fn training_and_serving_load_their_boards_and_slow_with_them() {
     training.0.kill().unwrap();
     until("fading", || Some(now()).filter(|truth| truth.boards[0].watts < 71.0 && truth.boards[1].watts < 71.0));
 }
+
+#[test]
+fn tenants_of_one_board_load_it_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let _hardware = start(&["hardware", "--root", path, "--node", "node-1", "--boards", "1", "--mig", "3g.40gb"]);
+    let root = Root::new(folder.path());
+    let mut truth = until("boot", || root.truth().ok());
+    let boards = until("the board", || root.boards().ok().filter(|boards| boards.len() == 1));
+    let train = |share: usize| {
+        let id = boards[0].0.shares[share].id.clone();
+        start(&["workload", "train", "--root", path, "--visible-devices", &id, "--step-seconds", "0.5"])
+    };
+    let mut watts = move || truth.read().unwrap().boards[0].watts;
+    let _first = train(0);
+    // Three sevenths of the processors, at the full clock.
+    until("the power of one tenant", || Some(watts()).filter(|watts| (250.0..450.0).contains(watts)));
+    let mut second = train(1);
+    until("the power of both", || Some(watts()).filter(|watts| *watts > 500.0));
+    second.0.kill().unwrap();
+    until("the power of one tenant again", || Some(watts()).filter(|watts| (250.0..450.0).contains(watts)));
+}

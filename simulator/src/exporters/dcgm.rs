@@ -47,15 +47,19 @@ pub struct Flags {
 /// # Errors
 /// When the boards cannot be found or the address not be listened on.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    let mut boards = Vec::new();
-    for (identity, folder) in Root::new(&flags.root).boards()? {
-        boards.push((identity, folder.state()?));
-    }
+    let root = Root::new(&flags.root);
+    let mut boards = present(&root)?;
     let mut owners = Owners::new(flags.pod_resources);
     let (newest, page) = watch::channel(Arc::from(""));
     let collecting = async {
         loop {
             owners.refresh().await;
+            match present(&root) {
+                Ok(found) => boards = found,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the boards cannot be listed: keeping those known")
+                }
+            }
             newest.send_replace(Arc::from(collect(&mut boards, &owners, &flags.node_name)));
             tokio::time::sleep(Duration::from_millis(flags.interval_ms.max(50))).await;
         }
@@ -64,6 +68,17 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         served = super::serve(flags.listen, page) => served,
         () = collecting => Ok(()),
     }
+}
+
+/// The boards that are not gone.
+fn present(root: &Root) -> anyhow::Result<Vec<(Identity, RecordFile<State>)>> {
+    let mut boards = Vec::new();
+    for (identity, folder) in root.boards()? {
+        if !folder.present_fault()?.read()?.gone {
+            boards.push((identity, folder.state()?));
+        }
+    }
+    Ok(boards)
 }
 
 fn collect(boards: &mut [(Identity, RecordFile<State>)], owners: &Owners, hostname: &str) -> String {

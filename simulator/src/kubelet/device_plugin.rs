@@ -1,5 +1,9 @@
 //! `device-plugin`: offers the boards to a real kubelet as `nvidia.com/gpu`.
 //!
+//! Boards that are cut into MIG instances are offered as those (`nvidia.com/mig-1g.10gb`, `MIG-…`), and
+//! time slices as several devices of one board (`nvidia.com/gpu`, `GPU-…::N`): see the flags of `hardware`.
+//! A board that is gone is unhealthy; one that came back with another UUID is another device.
+//!
 //! ```text
 //! listen on our socket ─▶ register at kubelet.sock ─▶ serve ─┐
 //!        ▲                                                   │ kubelet.sock was made anew, or our socket is gone
@@ -8,7 +12,7 @@
 //! What must hold: a container gets the folders of its own boards, and no other; after a kubelet's
 //! restart the boards are back within two seconds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,9 +20,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt;
-use powercap_simulated_hardware::Root;
+use futures::{Stream, StreamExt};
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
+use powercap_simulated_hardware::{BoardFolder, Identity, Root};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
@@ -34,6 +38,8 @@ use super::messages::{
 
 /// The extended resource.
 pub const RESOURCE: &str = "nvidia.com/gpu";
+/// What precedes the profile in the extended resource of MIG instances.
+pub const MIG_RESOURCE: &str = "nvidia.com/mig-";
 const REGISTER: &str = "/v1beta1.Registration/Register";
 const SOCKET: &str = "simulated-nvidia-gpu.sock";
 const LOOK: Duration = Duration::from_secs(1);
@@ -57,9 +63,12 @@ pub struct Flags {
 /// # Errors
 /// When the boards cannot be found or the socket not be made.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    let boards = Root::new(&flags.root).boards()?;
+    let root = Root::new(&flags.root);
     let host_root = flags.host_root.clone().unwrap_or_else(|| flags.root.clone());
-    let plugin = Plugin { uuids: boards.into_iter().map(|(identity, _)| identity.uuid).collect(), host_root };
+    let boards = root.boards()?;
+    let profile = boards.iter().flat_map(|(identity, _)| &identity.shares).find_map(|share| share.profile.as_deref());
+    let resource = profile.map_or_else(|| RESOURCE.to_owned(), |profile| format!("{MIG_RESOURCE}{profile}"));
+    let plugin = Plugin { root, host_root, resource };
     let stop = crate::stop::asked();
     tokio::pin!(stop);
     loop {
@@ -94,12 +103,12 @@ async fn session(plugin: &Plugin, folder: &Path) -> anyhow::Result<()> {
         let request = RegisterRequest {
             version: "v1beta1".to_owned(),
             endpoint: SOCKET.to_owned(),
-            resource_name: RESOURCE.to_owned(),
+            resource_name: plugin.resource.clone(),
             options: Some(DevicePluginOptions::default()),
         };
         let identity = inode(&kubelets);
         super::call::<_, Empty>(&kubelets, REGISTER, request).await?;
-        tracing::info!(resource = RESOURCE, boards = plugin.uuids.len(), "registered at the kubelet");
+        tracing::info!(resource = plugin.resource, devices = plugin.offered().len(), "registered at the kubelet");
         while inode(&kubelets) == identity && ours.exists() {
             tokio::time::sleep(LOOK).await;
         }
@@ -119,14 +128,43 @@ fn inode(path: &Path) -> Option<(u64, i64)> {
 /// The plugin's answers.
 #[derive(Debug, Clone)]
 pub struct Plugin {
-    uuids: Vec<String>,
+    root: Root,
     host_root: PathBuf,
+    resource: String,
+}
+
+/// A board or a share of one, as the kubelet sees it.
+struct Offered {
+    id: String,
+    board: String,
+    healthy: bool,
 }
 
 impl Plugin {
+    /// What there is now. Boards that cannot be read at this moment are not there.
+    fn offered(&self) -> Vec<Offered> {
+        let boards = self.root.boards().unwrap_or_default();
+        boards.into_iter().flat_map(|(identity, folder)| offered(&identity, &folder)).collect()
+    }
+
     fn list(&self) -> ListAndWatchResponse {
-        let device = |uuid: &String| Device { id: uuid.clone(), health: "Healthy".to_owned() };
-        ListAndWatchResponse { devices: self.uuids.iter().map(device).collect() }
+        let health = |healthy| if healthy { "Healthy" } else { "Unhealthy" }.to_owned();
+        let device = |offered: Offered| Device { id: offered.id, health: health(offered.healthy) };
+        ListAndWatchResponse { devices: self.offered().into_iter().map(device).collect() }
+    }
+
+    /// The list now and whenever it changed. It never ends: its end would mean that the plugin died.
+    fn lists(self) -> impl Stream<Item = Result<ListAndWatchResponse, Status>> {
+        futures::stream::unfold((self, None), |(plugin, mut last)| async move {
+            loop {
+                let list = plugin.list();
+                if last.as_ref() != Some(&list) {
+                    last = Some(list.clone());
+                    return Some((Ok(list), (plugin, last)));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
     }
 
     fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
@@ -135,19 +173,30 @@ impl Plugin {
     }
 
     fn container(&self, request: &ContainerAllocateRequest) -> Result<ContainerAllocateResponse, Status> {
-        let mut mounts = Vec::new();
-        for uuid in &request.devices_ids {
-            if !self.uuids.contains(uuid) {
-                return Err(Status::not_found(format!("device {uuid} is not on this node")));
-            }
-            mounts.push(Mount {
-                container_path: format!("{DEFAULT_ROOT}/boards/{uuid}"),
-                host_path: self.host_root.join("boards").join(uuid).display().to_string(),
-                read_only: false,
-            });
+        let offered = self.offered();
+        let mut boards = BTreeSet::new();
+        for id in &request.devices_ids {
+            let Some(device) = offered.iter().find(|device| device.id == *id) else {
+                return Err(Status::not_found(format!("device {id} is not on this node")));
+            };
+            boards.insert(&device.board);
         }
+        let mount = |uuid: &String| Mount {
+            container_path: format!("{DEFAULT_ROOT}/boards/{uuid}"),
+            host_path: self.host_root.join("boards").join(uuid).display().to_string(),
+            read_only: false,
+        };
         let envs = HashMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), request.devices_ids.join(","))]);
-        Ok(ContainerAllocateResponse { envs, mounts })
+        Ok(ContainerAllocateResponse { envs, mounts: boards.into_iter().map(mount).collect() })
+    }
+}
+
+fn offered(identity: &Identity, folder: &BoardFolder) -> Vec<Offered> {
+    let gone = folder.present_fault().and_then(|mut fault| fault.read()).is_ok_and(|fault| fault.gone);
+    let offer = |id: &String| Offered { id: id.clone(), board: identity.uuid.clone(), healthy: !gone };
+    match identity.shares.as_slice() {
+        [] => vec![offer(&identity.uuid)],
+        shares => shares.iter().map(|share| offer(&share.id)).collect(),
     }
 }
 
@@ -174,10 +223,8 @@ impl Service<http::Request<Body>> for Plugin {
                 }
                 "/v1beta1.DevicePlugin/ListAndWatch" => {
                     let answer = move |_: Request<Empty>| {
-                        // The list never changes, and the stream never ends: its end would mean that the plugin died.
-                        let once = futures::stream::once(std::future::ready(Ok(plugin.list())));
-                        let stream = once.chain(futures::stream::pending::<Result<_, Status>>());
-                        async move { Ok(Response::new(stream)) }
+                        let lists = plugin.clone().lists().boxed();
+                        async move { Ok(Response::new(lists)) }
                     };
                     Grpc::new(ProstCodec::default()).server_streaming(tower::service_fn(answer), request).await
                 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::device_plugin::{MIG_RESOURCE, RESOURCE};
 use super::messages::{ListPodResourcesRequest, ListPodResourcesResponse};
 use super::{KubeletError, call};
 
@@ -96,15 +97,17 @@ async fn list(socket: &std::path::Path) -> Result<ListPodResourcesResponse, Kube
     call(socket, LIST, ListPodResourcesRequest {}).await
 }
 
+fn is_ours(resource: &str) -> bool {
+    resource == RESOURCE || resource.starts_with(MIG_RESOURCE)
+}
+
 fn owners(answer: &ListPodResourcesResponse) -> (BTreeMap<String, Owner>, Vec<Owner>) {
     let (mut by_uuid, mut all) = (BTreeMap::new(), Vec::new());
     for pod in &answer.pod_resources {
         for container in &pod.containers {
             let owner =
                 Owner { namespace: pod.namespace.clone(), pod: pod.name.clone(), container: container.name.clone() };
-            for devices in
-                container.devices.iter().filter(|devices| devices.resource_name == super::device_plugin::RESOURCE)
-            {
+            for devices in container.devices.iter().filter(|devices| is_ours(&devices.resource_name)) {
                 by_uuid.extend(devices.device_ids.iter().map(|uuid| (uuid.clone(), owner.clone())));
             }
             all.push(owner);
