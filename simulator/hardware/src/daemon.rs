@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cpu_driver::DriverKnobs;
 use crate::cpufreq::CpufreqTree;
 use crate::fault::Fault;
 use crate::folder::Root;
@@ -68,6 +69,7 @@ pub enum HardwareError {
 pub struct Hardware {
     slots: Vec<Slot>,
     host: Host,
+    knobs: DriverKnobs,
     cpufreq: CpufreqTree,
     rapl: RaplTree,
     ceilings_khz: Vec<u32>,
@@ -102,6 +104,7 @@ impl Hardware {
         remove_others(root, spec).map_err(|source| prepare(&root.boards_path(), source))?;
         RecordFile::create(&root.library_fault_path(), &Fault::default(), 0o644)?;
         let cpufreq = CpufreqTree::create(&root.cpufreq_path(), &spec.host).map_err(HardwareError::Trees)?;
+        let knobs = DriverKnobs::create(root.path(), &spec.host).map_err(HardwareError::Trees)?;
         let rapl = RaplTree::create(&root.powercap_path(), &spec.host, spec.seed).map_err(HardwareError::Trees)?;
         link_sysfs(root).map_err(HardwareError::Trees)?;
         let node_path = root.node_path();
@@ -113,6 +116,7 @@ impl Hardware {
             truth_file: RecordFile::create(&root.truth_path(), &Truth::default(), 0o644)?,
             truth: Truth { boards: vec![BoardTruth::default(); slots.len()], ..Truth::default() },
             slots,
+            knobs,
             cpufreq,
             rapl,
             root: root.clone(),
@@ -149,6 +153,8 @@ impl Hardware {
 
     fn step_host(&mut self, seconds: f64, steps: u64) -> Result<(), HardwareError> {
         if steps.is_multiple_of(TREE_STEPS) {
+            let machine = self.knobs.apply().map_err(HardwareError::Trees)?;
+            self.cpufreq.follow(machine).map_err(HardwareError::Trees)?;
             self.cpufreq.apply().map_err(HardwareError::Trees)?;
             self.rapl.apply().map_err(HardwareError::Trees)?;
             self.ceilings_khz = self.cpufreq.ceilings_khz();
@@ -190,9 +196,12 @@ fn remove_others(root: &Root, spec: &NodeSpec) -> io::Result<()> {
 
 /// `sysfs/` as readers with a configurable root of /sys expect it.
 fn link_sysfs(root: &Root) -> io::Result<()> {
-    for (at, to) in
-        [("sysfs/class/powercap", "../../powercap"), ("sysfs/devices/system/cpu/cpufreq", "../../../../cpufreq")]
-    {
+    for (at, to) in [
+        ("sysfs/class/powercap", "../../powercap"),
+        ("sysfs/devices/system/cpu/cpufreq", "../../../../cpufreq"),
+        ("sysfs/devices/system/cpu/intel_pstate", "../../../../intel_pstate"),
+        ("sysfs/devices/system/cpu/amd_pstate", "../../../../amd_pstate"),
+    ] {
         let at = root.path().join(at);
         if let Some(folder) = at.parent() {
             fs::create_dir_all(folder)?;

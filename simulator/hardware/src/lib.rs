@@ -13,6 +13,7 @@
 
 pub mod board;
 pub mod call;
+pub mod cpu_driver;
 pub mod cpufreq;
 pub mod curves;
 pub mod daemon;
@@ -31,9 +32,11 @@ pub mod spec;
 pub mod truth;
 
 pub use board::Board;
+pub use cpu_driver::CpufreqDriver;
 pub use daemon::{HardwareError, run_hardware};
 pub use fault::Fault;
 pub use folder::{BoardFolder, Identity, Load, Request, Root, State, Work};
+pub use rapl::Rapl;
 pub use share::{MigLayout, Share, Sharing};
 pub use spec::{BoardSpec, HostSpec, NodeSpec};
 pub use truth::{BoardTruth, Truth};

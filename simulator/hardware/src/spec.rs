@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_driver::CpufreqDriver;
 use crate::curves::Family;
+use crate::rapl::{AMD_ENERGY_RANGE_UJ, INTEL_ENERGY_RANGE_UJ, Rapl};
 use crate::share::{MigLayout, Sharing};
 
 /// A board model.
@@ -103,6 +105,16 @@ pub struct HostSpec {
     pub max_khz: u32,
     /// Frequencies are multiples of this.
     pub step_khz: u32,
+    /// Highest frequency without turbo or boost.
+    pub base_khz: u32,
+    /// The only frequencies there are, rising; empty: all multiples of the step.
+    pub table_khz: Vec<u32>,
+    /// What drives the CPUs' clocks.
+    pub cpufreq: CpufreqDriver,
+    /// What RAPL offers.
+    pub rapl: Rapl,
+    /// Where the energy counters wrap.
+    pub energy_range_uj: u64,
     /// A package without work.
     pub idle_watts: f64,
     /// A package with all work at the highest frequency.
@@ -126,12 +138,48 @@ impl Default for HostSpec {
             min_khz: 800_000,
             max_khz: 3_800_000,
             step_khz: 100_000,
+            base_khz: 2_000_000,
+            table_khz: Vec::new(),
+            cpufreq: CpufreqDriver::default(),
+            rapl: Rapl::default(),
+            energy_range_uj: INTEL_ENERGY_RANGE_UJ,
             idle_watts: 85.0,
             peak_watts: 350.0,
             baseline_load: 0.08,
             static_watts: 1200.0,
             supply_factor: 1.04,
         }
+    }
+}
+
+impl HostSpec {
+    /// A host as this driver is found on. Frequencies of the AMD hosts are assumed.
+    #[must_use]
+    pub fn driven_by(cpufreq: CpufreqDriver) -> Self {
+        let intel = Self { cpufreq, ..Self::default() };
+        let amd = Self { rapl: Rapl::EnergyOnly, energy_range_uj: AMD_ENERGY_RANGE_UJ, ..intel.clone() };
+        match cpufreq {
+            CpufreqDriver::IntelPstate | CpufreqDriver::IntelCpufreq => intel,
+            CpufreqDriver::AcpiCpufreq => Self {
+                min_khz: 1_500_000,
+                max_khz: 3_500_000,
+                base_khz: 2_450_000,
+                step_khz: 50_000,
+                table_khz: vec![1_500_000, 2_000_000, 2_450_000, 3_500_000],
+                ..amd
+            },
+            CpufreqDriver::AmdPstateEpp | CpufreqDriver::AmdPstate => {
+                Self { min_khz: 400_000, max_khz: 3_700_000, base_khz: 2_400_000, step_khz: 25_000, ..amd }
+            }
+        }
+    }
+
+    /// The highest frequency there is that is at most `khz`; the lowest below the range.
+    #[must_use]
+    pub fn frequency_at_most(&self, khz: u32) -> u32 {
+        let listed = self.table_khz.iter().rev().find(|listed| **listed <= khz).copied();
+        let stepped = if self.table_khz.is_empty() { khz / self.step_khz * self.step_khz } else { self.min_khz };
+        listed.unwrap_or(stepped).clamp(self.min_khz, self.max_khz)
     }
 }
 
