@@ -29,6 +29,7 @@ pub mod sensors;
 pub mod share;
 mod slot;
 pub mod spec;
+pub mod tree_fault;
 pub mod truth;
 
 pub use board::Board;
@@ -39,4 +40,5 @@ pub use folder::{BoardFolder, Identity, Load, Request, Root, State, Work};
 pub use rapl::Rapl;
 pub use share::{MigLayout, Share, Sharing};
 pub use spec::{BoardSpec, HostSpec, NodeSpec};
+pub use tree_fault::TreeFault;
 pub use truth::{BoardTruth, Truth};
