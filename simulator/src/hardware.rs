@@ -1,4 +1,6 @@
 //! `hardware`: makes a node's folder and runs its boards and CPUs until told to stop.
+//!
+//! What must hold: flags that were left out give the node of the demo.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
