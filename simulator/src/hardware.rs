@@ -1,4 +1,6 @@
 //! `hardware`: makes a node's folder and runs its boards and CPUs until told to stop.
+//!
+//! What must hold: flags that were left out give the node of the demo.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use powercap_simulated_hardware::folder::DEFAULT_ROOT;
-use powercap_simulated_hardware::{BoardSpec, NodeSpec, Root, Sharing, run_hardware};
+use powercap_simulated_hardware::{BoardSpec, CpufreqDriver, HostSpec, NodeSpec, Rapl, Root, Sharing, run_hardware};
 
 /// Flags of `hardware`.
 #[derive(Debug, clap::Args)]
@@ -41,12 +43,55 @@ pub struct Flags {
     /// cpufreq policies in each of the two CPU packages
     #[arg(long, default_value_t = 2)]
     cpufreq_policies: u32,
+    /// What drives the CPUs' clocks; the AMD ones bring an AMD host along, whose RAPL has no limits
+    #[arg(long, default_value = CpufreqDriver::default().name(),
+          value_parser = clap::builder::PossibleValuesParser::new(CpufreqDriver::ALL.map(CpufreqDriver::name)))]
+    cpufreq_driver: String,
+    /// What RAPL offers, if not what such a host has: limits that can be set, that are locked, or none
+    #[arg(long, value_enum)]
+    rapl: Option<RaplFlag>,
+    /// Where RAPL's energy counters wrap, if not where such a host's do: small ranges wrap often
+    #[arg(long)]
+    energy_range_uj: Option<u64>,
     /// Fans, NICs, memory and the rest of the node (DC)
     #[arg(long, default_value_t = 1200.0)]
     static_watts: f64,
     /// The NVML stand-in, to be offered to the node's pods as lib/libnvidia-ml.so.1 below --root
     #[arg(long, value_name = "FILE")]
     nvml_library: Option<PathBuf>,
+}
+
+/// What RAPL offers.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RaplFlag {
+    Writable,
+    Locked,
+    EnergyOnly,
+}
+
+impl From<RaplFlag> for Rapl {
+    fn from(flag: RaplFlag) -> Self {
+        match flag {
+            RaplFlag::Writable => Self::Writable,
+            RaplFlag::Locked => Self::Locked,
+            RaplFlag::EnergyOnly => Self::EnergyOnly,
+        }
+    }
+}
+
+/// The CPU side of the node.
+fn host(flags: &Flags) -> anyhow::Result<HostSpec> {
+    let driver = CpufreqDriver::by_name(&flags.cpufreq_driver).context("--cpufreq-driver is not known: see --help")?;
+    let host = HostSpec::driven_by(driver);
+    let policies_per_package = flags.cpufreq_policies.clamp(1, 64);
+    Ok(HostSpec {
+        policies_per_package,
+        cpus_per_policy: (56 / policies_per_package).max(1),
+        static_watts: flags.static_watts,
+        rapl: flags.rapl.map_or(host.rapl, Rapl::from),
+        energy_range_uj: flags.energy_range_uj.unwrap_or(host.energy_range_uj),
+        ..host
+    })
 }
 
 /// Puts the library where a driver's would be found.
@@ -82,9 +127,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     spec.sensor_gain_percent = flags.sensor_gain_percent;
     spec.seed = flags.seed;
     spec.lock_latency_ms = flags.lock_latency_ms;
-    spec.host.policies_per_package = flags.cpufreq_policies.clamp(1, 64);
-    spec.host.cpus_per_policy = (56 / spec.host.policies_per_package).max(1);
-    spec.host.static_watts = flags.static_watts;
+    spec.host = host(&flags)?;
     let root = Root::new(flags.root);
     if let Some(library) = &flags.nvml_library {
         offer_library(library, root.path())?;

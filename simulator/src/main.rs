@@ -19,9 +19,9 @@ struct CommandLine {
 enum Command {
     /// Run the boards and CPUs of one node
     Hardware(hardware::Flags),
-    /// Make a board misbehave, or well again
+    /// Make a board, NVML or a CPU's control misbehave, or well again; or do a script of that
     Fault(fault::Flags),
-    /// Offer the boards to a kubelet as nvidia.com/gpu
+    /// Offer the boards to a kubelet as nvidia.com/gpu, or what they are cut into
     DevicePlugin(kubelet::device_plugin::Flags),
     /// Serve the boards' metrics as NVIDIA's DCGM exporter does
     DcgmExporter(exporters::dcgm::Flags),

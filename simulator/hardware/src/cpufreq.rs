@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cpu_driver::{CpufreqDriver, Machine};
 use crate::spec::HostSpec;
+use crate::tree_fault;
 
 #[derive(Debug)]
 struct Policy {
@@ -73,6 +74,7 @@ pub(crate) struct Attribute {
 impl Attribute {
     /// Makes or rewrites the file in place: bind mounts of it stay valid.
     pub(crate) fn create(path: &Path, value: &str) -> io::Result<Self> {
+        tree_fault::mend(path)?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let attribute = Self { file };
         attribute.put(value)?;

@@ -8,6 +8,16 @@
 //! Everything here is pure, so that tests in one process misbehave as the daemon and the NVML stand-in
 //! do. A fault ends by itself after a number of calls or at a time, or when another is written.
 //!
+//! ```
+//! use powercap_simulated_hardware::{Fault, call::Call};
+//!
+//! let mut fault = Fault { ignores_locks: true, ..Fault::default() };
+//! assert!(fault.meet(Call::SetGpuLockedClocks).ignored);
+//! let mut fault = Fault { gone: true, ..Fault::default() }.lasting(5.0, 100.0);
+//! assert_eq!(fault.meet(Call::GetPowerUsage).code, 15);
+//! assert!(fault.lapse(105.0));
+//! ```
+//!
 //! What must hold: the default fault changes nothing; a fault with an end ends, whatever else it says.
 
 use crate::call::{Call, Purpose};

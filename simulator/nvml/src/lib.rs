@@ -4,6 +4,9 @@
 //! `powercap-simulator hardware` keeps; this library only reads `state` and changes `request`.
 //! Types come from nvml-wrapper-sys, so layouts match the real library's.
 //!
+//! Each call meets the fault of its board first (`powercap-simulator fault`): it may fail, take long, not
+//! return, or set nothing. Instances of a partitioned board have neither power nor clocks.
+//!
 //! What must hold: SUCCESS of a setter means accepted, not reached; setters need uid 0; out of range
 //! power limits are refused; clock locks are clamped and snapped by the board; a symbol that is
 //! missing here fails only its own call in nvml-wrapper.

@@ -148,7 +148,7 @@ fn faults_end_by_calls_and_by_time(node: &Node, device: &mut Device<'_>) {
 }
 
 fn slow_boards_are_slow_alone(node: &Node, nvml: &Nvml) {
-    node.misbehave(0, Fault { delay_ms: 40, ..Fault::default() });
+    node.misbehave(0, Fault { delay_ms: 400, ..Fault::default() });
     let (slow, quick) = (nvml.device_by_index(0).unwrap(), nvml.device_by_index(1).unwrap());
     std::thread::scope(|scope| {
         let slow = scope.spawn(move || {
@@ -160,8 +160,8 @@ fn slow_boards_are_slow_alone(node: &Node, nvml: &Nvml) {
         for _ in 0..10 {
             quick.power_usage().unwrap();
         }
-        assert!(start.elapsed() < Duration::from_millis(30), "{:?}", start.elapsed());
-        assert!(slow.join().unwrap() >= Duration::from_millis(40));
+        assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+        assert!(slow.join().unwrap() >= Duration::from_millis(400));
     });
     node.mend(0);
 }

@@ -57,7 +57,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             match present(&root) {
                 Ok(found) => boards = found,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the boards cannot be listed: keeping those known")
+                    tracing::warn!(error = format!("{error:#}"), "the boards cannot be listed: keeping those known");
                 }
             }
             newest.send_replace(Arc::from(collect(&mut boards, &owners, &flags.node_name)));

@@ -8,16 +8,16 @@
 mod script;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
 use powercap_simulated_hardware::record::RecordFile;
-use powercap_simulated_hardware::{Fault, Root};
+use powercap_simulated_hardware::{Fault, Root, tree_fault};
 
 pub use script::{Script, ScriptError, Step};
-pub use words::{Code, Symbol, Target, Words};
+pub use words::{Code, ControlFault, Symbol, Target, Words};
 
 /// Flags of `fault`. Without a kind of fault, the target is well again.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ pub struct Flags {
     /// Do the steps of this file instead, each at its time, and end with the last. YAML: a list of the
     /// flags below without their dashes, each with `at-seconds`, as in
     /// `[{at-seconds: 10, board: 0, write-code: NO_PERMISSION}, {at-seconds: 20, board: 0}]`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["uuid", "board", "library"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uuid", "board", "library", "control"])]
     script: Option<PathBuf>,
     #[command(flatten)]
     words: Words,
@@ -64,6 +64,18 @@ fn carry_out(root: &Root, words: &Words) -> anyhow::Result<()> {
             let (identity, _) = board.with_context(|| format!("board is {index}: no such board is on this node"))?;
             set(root, &identity.uuid, fault, words.for_seconds())?;
         }
+        Target::Control(path) => {
+            let control = control(root, path)?;
+            let done = match words.control_fault() {
+                Some(fault) => tree_fault::spoil(&control, fault),
+                None => tree_fault::mend(&control),
+            };
+            done.with_context(|| format!("change {}", control.display()))?;
+            if let Some(time) = words.for_seconds() {
+                std::thread::sleep(time);
+                tree_fault::mend(&control).with_context(|| format!("mend {}", control.display()))?;
+            }
+        }
         Target::Library => {
             write(root.library_fault()?, fault)?;
             if let Some(time) = words.for_seconds() {
@@ -75,6 +87,21 @@ fn carry_out(root: &Root, words: &Words) -> anyhow::Result<()> {
     }
     tracing::info!(?target, ?fault, "the fault is set");
     Ok(())
+}
+
+/// Where that control is. It may not be there: that is one of its faults.
+fn control(root: &Root, path: &Path) -> anyhow::Result<PathBuf> {
+    let trees = [root.cpufreq_path(), root.powercap_path()];
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let found =
+        trees.into_iter().map(|tree| tree.join(path)).find(|control| control.parent().is_some_and(Path::is_dir));
+    match found {
+        Some(control) if plain => Ok(control),
+        _ => bail!(
+            "control is {}: name one of the cpufreq or powercap tree, e.g. policy0/scaling_max_freq",
+            path.display()
+        ),
+    }
 }
 
 fn set(root: &Root, uuid: &str, fault: Fault, time: Option<Duration>) -> anyhow::Result<()> {

@@ -72,8 +72,8 @@ impl Script {
 
 #[cfg(test)]
 mod tests {
-    use powercap_simulated_hardware::Fault;
     use powercap_simulated_hardware::call::Call;
+    use powercap_simulated_hardware::{Fault, TreeFault};
 
     use super::*;
     use crate::fault::Target;
@@ -89,6 +89,7 @@ mod tests {
   read-code: 27
 - {uuid: GPU-1, call: nvmlDeviceSetGpuLockedClocks, call-code: 24, for-calls: 3, for-seconds: 5}
 - {at-seconds: 30, library: true, call: nvmlInit, hang: true}
+- {at-seconds: 40, control: policy0/scaling_max_freq, control-fault: denied}
 "
         .parse()
         .unwrap();
@@ -99,6 +100,7 @@ mod tests {
             (10.5, Target::Board(0)),
             (20.0, Target::Board(0)),
             (30.0, Target::Library),
+            (40.0, Target::Control("policy0/scaling_max_freq".into())),
         ];
         assert_eq!(seen, expected);
         let faults: Vec<Fault> = script.steps().iter().map(|step| step.words.fault()).collect();
@@ -107,6 +109,7 @@ mod tests {
         assert_eq!(script.steps()[0].words.for_seconds(), Some(Duration::from_secs(5)));
         assert_eq!(faults[1], Fault { write_code: 4, read_code: 27, ..Fault::default() });
         assert_eq!(faults[2], Fault::default(), "words that are left out are faults that are lifted");
+        assert_eq!(script.steps()[4].words.control_fault(), Some(TreeFault::Denied));
         assert_eq!(faults[3], Fault { call: Some(Call::Init), hangs: true, ..Fault::default() });
     }
 
@@ -118,6 +121,7 @@ mod tests {
             ("- {board: 0}\n- {board: 0, library: true}", "step 2"),
             ("- {at-seconds: -1, board: 0}", "at-seconds is -1"),
             ("- {at-seconds: .inf, board: 0}", "at-seconds is inf"),
+            ("- {control: a, control-fault: busy}", "busy"),
             ("- {board: 0, read-code: 31}", "no return code"),
             ("- {board: 0, call: nvmlDeviceEject}", "no call"),
         ] {

@@ -1,10 +1,11 @@
 //! The words of a fault: flags on the command line, keys in a script.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use powercap_simulated_hardware::Fault;
 use powercap_simulated_hardware::call::{Call, return_code};
+use powercap_simulated_hardware::{Fault, TreeFault};
 use serde::Deserialize;
 
 /// A return code of NVML.
@@ -72,6 +73,13 @@ pub struct Words {
     /// The NVML library as a whole: `call` names what fails, e.g. nvmlInit or nvmlDeviceGetCount
     #[arg(long)]
     library: bool,
+    /// A control of the cpufreq or powercap tree by its path there, e.g. policy0/scaling_max_freq or
+    /// intel-rapl:0/constraint_0_power_limit_uw; takes --control-fault alone
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// How that control misbehaves, until it is well again
+    #[arg(long, value_enum, requires = "control")]
+    control_fault: Option<ControlFault>,
     /// NVML's answer to every reading of a sensor, by number or name (15 or GPU_IS_LOST); 0 reads
     #[arg(long, default_value = "0", hide_default_value = true, value_name = "CODE")]
     read_code: Code,
@@ -128,6 +136,37 @@ pub struct Words {
     for_seconds: Option<f64>,
 }
 
+/// How a control misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlFault {
+    /// Writes give EACCES, to who may not override permissions
+    Denied,
+    /// Writes give EINVAL
+    Invalid,
+    /// ENOENT
+    Absent,
+    /// EISDIR
+    Directory,
+    /// Reads and writes do not return until it is mended
+    Hangs,
+    /// Writes are read back and have no effect
+    Ignored,
+}
+
+impl From<ControlFault> for TreeFault {
+    fn from(fault: ControlFault) -> Self {
+        match fault {
+            ControlFault::Denied => Self::Denied,
+            ControlFault::Invalid => Self::Invalid,
+            ControlFault::Absent => Self::Absent,
+            ControlFault::Directory => Self::Directory,
+            ControlFault::Hangs => Self::Hangs,
+            ControlFault::Ignored => Self::Ignored,
+        }
+    }
+}
+
 /// What misbehaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -137,11 +176,13 @@ pub enum Target {
     Board(u32),
     /// The NVML library.
     Library,
+    /// A control of the CPUs, by its path in its tree.
+    Control(PathBuf),
 }
 
 /// The words do not say one thing.
 #[derive(Debug, thiserror::Error)]
-#[error("say what misbehaves: one of uuid, board and library")]
+#[error("say what misbehaves: one of uuid, board, library and control")]
 pub struct NoTarget;
 
 impl Words {
@@ -150,10 +191,11 @@ impl Words {
     /// # Errors
     /// When it is none or several.
     pub fn target(&self) -> Result<Target, NoTarget> {
-        match (&self.uuid, self.board, self.library) {
-            (Some(uuid), None, false) => Ok(Target::Uuid(uuid.clone())),
-            (None, Some(index), false) => Ok(Target::Board(index)),
-            (None, None, true) => Ok(Target::Library),
+        match (&self.uuid, self.board, self.library, &self.control) {
+            (Some(uuid), None, false, None) => Ok(Target::Uuid(uuid.clone())),
+            (None, Some(index), false, None) => Ok(Target::Board(index)),
+            (None, None, true, None) => Ok(Target::Library),
+            (None, None, false, Some(path)) => Ok(Target::Control(path.clone())),
             _ => Err(NoTarget),
         }
     }
@@ -181,6 +223,12 @@ impl Words {
             calls: self.for_calls,
             ends_at_seconds: 0.0,
         }
+    }
+
+    /// How a control misbehaves; none: it does not.
+    #[must_use]
+    pub fn control_fault(&self) -> Option<TreeFault> {
+        self.control_fault.map(TreeFault::from)
     }
 
     /// How long.
