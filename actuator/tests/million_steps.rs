@@ -1,6 +1,6 @@
-//! A million simulated ticks of random loads, faults, orders and restarts: the envelope holds beyond
-//! the time that a change takes to settle, silence raises nothing, raises come in steps, and nothing
-//! panics. Every run draws new seeds and prints them; `POWERCAP_SEED` repeats one.
+//! A million simulated ticks of random loads, faults, orders and restarts: beyond the time that a change
+//! takes to settle no second is above the envelope, and no tick by more than the noise of one board;
+//! silence raises nothing, raises come in steps, and nothing panics. Every run draws new seeds and prints them; `POWERCAP_SEED` repeats one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 #![allow(clippy::print_stderr, reason = "the seed of a failure must be known")]
 
@@ -27,13 +27,15 @@ const TICKS: u64 = 1000;
 const SETTLES: Duration = Duration::from_millis(1000);
 const UNBELIEVED_AFTER: Duration = Duration::from_secs(5);
 
-const WORKS: [Work; 5] = [
-    BUSY,
-    IDLE,
-    |_| (1.0, 0.9, 1.0),
-    |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) },
-    |_| (0.6, 0.5, 0.7),
-];
+/// Kernels differ from one to the next: the true power of a board under load flutters by so much, its
+/// sensor sees 25 ms of each 100, and its limiter keeps the mean.
+const RIPPLE: f64 = 0.02;
+const NOISE: f64 = 1.01;
+/// A pause in a training step ends: the boards' limiters need a moment.
+const LIMITERS_SETTLE: Duration = Duration::from_millis(300);
+const TRAINING: Work = |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) };
+
+const WORKS: [Work; 5] = [BUSY, IDLE, |_| (1.0, 0.9, 1.0), TRAINING, |_| (0.6, 0.5, 0.7)];
 
 /// splitmix64: reproducible by its seed alone.
 struct Dice(u64);
@@ -68,16 +70,21 @@ struct Episode {
     spec: BoardSpec,
     /// Until when power may be above the envelope.
     settles_until: Duration,
-    /// When each board's limit was last raised, and to what.
+    /// When each board's limit was last raised.
     raised: BTreeMap<Arc<str>, Duration>,
-    ended: bool,
+    /// The limit last written to each.
+    written: BTreeMap<Arc<str>, Watts>,
+    /// A board was yielded or not believed: after a restart nobody remembers, and it is held again.
+    given_up: bool,
+    /// Power less the envelope, of the judged ticks of the last second.
+    excess: Vec<f64>,
 }
 
 impl Episode {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);
-        let boards = 1 + usize::try_from(dice.roll(8)).unwrap();
-        let mut rack = Rack::new(boards, 0.0, 0.02, IDLE);
+        let boards = 1 + usize::try_from(dice.roll(5)).unwrap();
+        let mut rack = Rack::new(boards, 0.0, RIPPLE, IDLE);
         for board in &mut rack.boards {
             board.work = WORKS[usize::try_from(dice.roll(5)).unwrap()];
             board.slowness = u32::try_from(dice.roll(2)).unwrap();
@@ -91,13 +98,23 @@ impl Episode {
         }
         let settles_until = rack.now + SETTLES;
         let spec = BoardSpec::h100_sxm();
-        Self { dice, rack, orders, spec, settles_until, raised: BTreeMap::new(), ended: false }
+        Self {
+            dice,
+            rack,
+            orders,
+            spec,
+            settles_until,
+            raised: BTreeMap::new(),
+            written: BTreeMap::new(),
+            given_up: false,
+            excess: Vec::new(),
+        }
     }
 
     /// From below what the boards can be brought to, to more than they can draw.
     fn grant(dice: &mut Dice, boards: usize) -> u32 {
         let boards = boards as u64;
-        dice.watts(1600 + boards * 190, 1900 + boards * 800)
+        dice.watts(1750 + boards * 205, 1900 + boards * 800)
     }
 
     /// Something may happen.
@@ -119,8 +136,11 @@ impl Episode {
             10 => {
                 self.rack.restart();
                 self.raised.clear();
+                self.written.clear();
                 score.restarts += 1;
-                return;
+                if !self.given_up {
+                    return;
+                }
             }
             11 => {
                 let name: Arc<str> = format!("GPU-{at}").into();
@@ -134,7 +154,7 @@ impl Episode {
                 self.misbehave(at);
                 self.settles_until = self.settles_until.max(now + UNBELIEVED_AFTER);
             }
-            13..16 => {
+            13..18 => {
                 let board = &mut self.rack.boards[at];
                 board.fault = Fault::default();
             }
@@ -145,7 +165,7 @@ impl Episode {
 
     fn misbehave(&mut self, at: usize) {
         let kind = self.dice.roll(5);
-        let rival_ticks = 3 + self.dice.roll(20);
+        let rival_ticks = 3 + self.dice.roll(40);
         let board = &mut self.rack.boards[at];
         match kind {
             0 => board.fault = Fault { ignores_locks: true, ..Fault::default() },
@@ -160,19 +180,31 @@ impl Episode {
         self.happen(score);
         let before = self.rack.observe();
         let plan = self.rack.tick(Some(&self.orders));
+        self.given_up = false;
         for (board, account) in self.rack.boards.iter().zip(&plan.account.boards) {
+            self.given_up |= matches!(account.reason, Reason::Contended | Reason::WithoutEffect);
             let yielded = account.reason == Reason::Contended;
             score.yielded += u64::from(yielded);
             if board.rival_writes(self.rack.now) && !yielded {
                 self.settles_until = self.settles_until.max(self.rack.now + SETTLES);
             }
         }
+        if self.rack.now.as_millis() % 2000 == 0 {
+            self.settles_until = self.settles_until.max(self.rack.now + LIMITERS_SETTLE);
+        }
         score.ticks += 1;
         self.writes_are_right(&before, &plan);
-        if self.rack.now > self.settles_until && !plan.account.below_floor {
-            score.judged += 1;
-            let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
-            assert!(power <= envelope, "{power} W of {envelope} W at {:?}: {:#?}", self.rack.now, plan.account);
+        if self.rack.now <= self.settles_until || plan.account.below_floor {
+            self.excess.clear();
+            return;
+        }
+        score.judged += 1;
+        let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
+        self.excess.push(power - envelope);
+        let second = self.excess.len().checked_sub(10).map(|from| self.excess[from..].iter().sum::<f64>());
+        if power > envelope * NOISE || second.is_some_and(|excess| excess > 0.0) {
+            let faults: Vec<_> = self.rack.boards.iter().map(|board| (board.sensed, board.fault)).collect();
+            panic!("{power} W of {envelope} W at {:?}: {faults:?} {:#?}", self.rack.now, plan.account);
         }
     }
 
@@ -181,7 +213,12 @@ impl Episode {
             let seen = before.boards.iter().find(|board| board.traits.uuid == write.uuid).unwrap();
             let shown = seen.reading.and_then(|reading| reading.limit);
             let readable = seen.age <= STALE_AFTER && !seen.out_of_reach();
-            let raise = write.limit.zip(shown).is_some_and(|(limit, shown)| limit > shown);
+            // A raise that is still on its way may be lowered before it shows.
+            let before = shown.max(self.written.get(&write.uuid).copied());
+            let raise = write.limit.zip(before).is_some_and(|(limit, before)| limit > before);
+            if let Some(limit) = write.limit {
+                self.written.insert(Arc::clone(&write.uuid), limit);
+            }
             if !readable {
                 assert!(!raise && shown.is_some(), "a raise out of silence: {write:?}");
                 assert!(write.lock.is_none(), "{write:?}");
@@ -194,7 +231,7 @@ impl Episode {
                 let takes = seen.traits.min_limit..=seen.traits.max_limit;
                 assert!(takes.contains(&limit), "out of its range: {write:?}");
             }
-            if raise && write.reason != Reason::Drifted {
+            if raise {
                 let last = self.raised.insert(Arc::clone(&write.uuid), self.rack.now);
                 let pause = last.map(|last| self.rack.now.saturating_sub(last));
                 assert!(pause.is_none_or(|pause| pause >= Duration::from_millis(300)), "{pause:?}: {write:?}");
@@ -212,7 +249,6 @@ fn run(seed: u64, episodes: u64) -> Score {
         for _ in 0..TICKS {
             episode.tick(&mut score);
         }
-        episode.ended = true;
         failing.passed = true;
     }
     score
