@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use powercap_actuator::{
-    hardware::{BoardReading, BoardTraits, ClockGrid, ClockLock, CpuReading, CpuTraits, Knob},
+    hardware::{self, BoardReading, BoardTraits, ClockGrid, ClockLock, CpuReading, CpuTraits, Knob},
     node::{
         decide::{BoardWrite, Plan, State, decide},
         observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
@@ -49,6 +49,25 @@ pub struct RackBoard {
     /// Ticks from an order to its execution; the board is read meanwhile.
     pub slowness: u32,
     waited: u32,
+    pub fault: Fault,
+    /// What its sensor says, whether or not anybody can read it.
+    pub sensed: Watts,
+    opened: u32,
+}
+
+/// How a board misbehaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// It accepts locks and runs as fast as before.
+    pub ignores_locks: bool,
+    /// It accepts limits, shows them, and draws what it likes.
+    pub ignores_limits: bool,
+    /// Every so many ticks another writer takes lock and limit off; 0: there is none.
+    pub rival_ticks: u64,
+    /// It does not answer.
+    pub silent: bool,
+    /// It fell off its bus.
+    pub lost: bool,
 }
 
 pub const BUSY: Work = |_| (1.0, 0.1, 1.0);
@@ -78,12 +97,13 @@ impl Rack {
     }
 
     pub fn observe(&self) -> Observation {
+        let lost = || hardware::Fault { reason: Reason::Quarantined, message: "lost".into() };
         let board = |board: &RackBoard| SeenBoard {
             traits: Arc::clone(&board.traits),
-            reading: Some(board.reading),
+            reading: (!board.fault.lost).then_some(board.reading),
             age: board.age,
-            fault: None,
-            opened: 1,
+            fault: board.fault.lost.then(lost),
+            opened: board.opened,
         };
         Observation {
             now: self.now,
@@ -104,6 +124,17 @@ impl Rack {
         }
     }
 
+    /// The agent ends and starts again: it has forgotten everything, and orders not carried out are lost.
+    pub fn restart(&mut self) {
+        self.state = State::default();
+        for board in &mut self.boards {
+            board.order = None;
+            board.reading.executed = 0;
+            board.reading.lock = ClockLock::Unknown;
+        }
+        self.cpu.executed = 0;
+    }
+
     /// One decision, then a tenth of a second.
     pub fn tick(&mut self, orders: Option<&Orders>) -> Plan {
         let plan = decide(&self.observe(), orders, &self.state);
@@ -119,7 +150,7 @@ impl Rack {
         }
         self.now += TICK;
         for (index, board) in self.boards.iter_mut().enumerate() {
-            board.step(self.now, self.silent.contains(&index));
+            board.step(self.now, self.silent.contains(&index) || board.fault.silent);
         }
         plan
     }
@@ -133,7 +164,7 @@ impl Rack {
 
     /// The boards' power by their sensors, and the CPUs'.
     pub fn power(&self) -> f64 {
-        self.boards.iter().map(|board| board.reading.power.as_f64()).sum::<f64>() + f64::from(self.cpu_watts)
+        self.boards.iter().map(|board| board.sensed.as_f64()).sum::<f64>() + f64::from(self.cpu_watts)
     }
 
     /// The limits that are really in force, together.
@@ -172,6 +203,9 @@ impl RackBoard {
             order: None,
             slowness: 0,
             waited: 0,
+            fault: Fault::default(),
+            sensed: Watts::new(70),
+            opened: 1,
         }
     }
 
@@ -186,41 +220,75 @@ impl RackBoard {
         }
     }
 
+    /// A lost board forgets what was set; it comes back as at boot.
+    pub fn lose(&mut self, spec: &BoardSpec) {
+        self.fault = Fault { lost: true, ..Fault::default() };
+        self.order = None;
+        self.request = Request { generation: self.request.generation + 1, ..Board::boot_request(spec) };
+        self.reading.executed = 0;
+        self.reading.lock = ClockLock::Unknown;
+        self.opened += 1;
+    }
+
+    fn carry_out(&mut self, order: &BoardWrite) {
+        self.request.generation += 1;
+        match order.lock {
+            _ if self.fault.ignores_locks => {}
+            Some(ClockLock::UpTo(ceiling)) => {
+                let lowest = self.traits.clocks.as_ref().expect("clocks").lowest();
+                assert!(lowest < ceiling, "a range with equal ends pins the clock");
+                self.request.lock_min_mhz = lowest.get();
+                self.request.lock_max_mhz = ceiling.get();
+            }
+            Some(ClockLock::Off) => (self.request.lock_min_mhz, self.request.lock_max_mhz) = (0, 0),
+            Some(ClockLock::Unknown) | None => {}
+        }
+        self.reading.lock = order.lock.unwrap_or(self.reading.lock);
+        if let Some(limit) = order.limit {
+            self.request.limit_mw = limit.as_milliwatts() as u32;
+        }
+        self.reading.executed = order.number;
+    }
+
     fn step(&mut self, now: Duration, silent: bool) {
         self.waited = if self.order.is_some() { self.waited + 1 } else { 0 };
         if !silent
+            && !self.fault.lost
             && self.waited > self.slowness
             && let Some(order) = self.order.take()
         {
             self.waited = 0;
-            self.request.generation += 1;
-            match order.lock {
-                Some(ClockLock::UpTo(ceiling)) => {
-                    let lowest = self.traits.clocks.as_ref().expect("clocks").lowest();
-                    assert!(lowest < ceiling, "a range with equal ends pins the clock");
-                    self.request.lock_min_mhz = lowest.get();
-                    self.request.lock_max_mhz = ceiling.get();
-                }
-                Some(ClockLock::Off) => (self.request.lock_min_mhz, self.request.lock_max_mhz) = (0, 0),
-                Some(ClockLock::Unknown) | None => {}
-            }
-            self.reading.lock = order.lock.unwrap_or(self.reading.lock);
-            if let Some(limit) = order.limit {
-                self.request.limit_mw = limit.as_milliwatts() as u32;
-            }
-            self.reading.executed = order.number;
+            self.carry_out(&order);
         }
-        let (utilisation, memory_share, intensity) = (self.work)(now.as_secs_f64());
+        if self.rival_writes(now) {
+            self.request.generation += 1;
+            (self.request.lock_min_mhz, self.request.lock_max_mhz) = (0, 0);
+            self.request.limit_mw = 700_000;
+        }
+        let (utilisation, memory_share, intensity) =
+            if self.fault.lost { (0.0, 0.0, 0.0) } else { (self.work)(now.as_secs_f64()) };
         let load = Load { beat: now.as_millis() as u64, utilisation, memory_share, intensity, memory_used_mib: 0 };
-        let state = self.sim.step(TICK.as_secs_f64(), &self.request, &load);
+        let mut request = self.request;
+        if self.fault.ignores_limits {
+            request.limit_mw = 700_000;
+        }
+        let state = self.sim.step(TICK.as_secs_f64(), &request, &load);
+        self.sensed = Watts::from_milliwatts(state.instant_mw.into());
         if silent {
             self.age += TICK;
             return;
         }
         self.age = Duration::ZERO;
-        self.reading.power = Watts::from_milliwatts(state.instant_mw.into());
+        self.reading.power = self.sensed;
         self.reading.clock = Some(Megahertz::new(state.clock_mhz));
-        self.reading.limit = Some(Watts::from_milliwatts(state.limit_mw.into()));
+        let shown = if self.fault.ignores_limits { self.request.limit_mw } else { state.limit_mw };
+        self.reading.limit = Some(Watts::from_milliwatts(shown.into()));
+    }
+
+    /// Whether another writer writes in the tick that ends now.
+    pub fn rival_writes(&self, now: Duration) -> bool {
+        let tick = (now.as_millis() / TICK.as_millis()) as u64;
+        self.fault.rival_ticks > 0 && tick.is_multiple_of(self.fault.rival_ticks)
     }
 }
 

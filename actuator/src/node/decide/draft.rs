@@ -106,15 +106,15 @@ fn top(grid: &ClockGrid, ceiling: Option<&BoardCeiling>) -> Megahertz {
     ceiling.and_then(|ceiling| ceiling.clock).map_or(grid.highest(), |clock| grid.snap_down(clock))
 }
 
-/// Writes the ceilings: each board's own, and in a group that of the slowest.
+/// Writes the ceilings of the boards that answer: each board's own, and in a group that of the slowest.
 pub(super) fn lock(drafts: &mut [(&SeenBoard, Draft)], orders: &Orders, now: Duration, plan: &Plan) {
     let mut slowest = BTreeMap::<Arc<str>, Megahertz>::new();
-    for (board, draft) in drafts.iter() {
+    for (board, draft) in drafts.iter().filter(|(board, _)| board.fresh().is_some()) {
         let (Some(group), Some(governor)) = (group(board, orders), &draft.governor) else { continue };
         let ceiling = slowest.entry(Arc::clone(group)).or_insert(governor.ceiling);
         *ceiling = governor.ceiling.min(*ceiling);
     }
-    for (board, draft) in drafts {
+    for (board, draft) in drafts.iter_mut().filter(|(board, _)| board.fresh().is_some()) {
         let (Some(grid), Some(governor)) = (&board.traits.clocks, &draft.governor) else { continue };
         let wish = governor.ceiling;
         let common = group(board, orders).and_then(|group| slowest.get(group)).map(|clock| grid.snap_down(*clock));

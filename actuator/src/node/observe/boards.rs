@@ -5,7 +5,7 @@
 //!   closed ─────────────────────────────────▶ open ──────────────────────────────────────┐
 //!     ▲  ▲                                     │  ▲        looked for again at once,      │
 //!     │  └── somebody else wants the boards ───┘  └─── after 10 s, 20 s, … 2 minutes ─────┘
-//!     └───── the third time: NVML itself is closed and opened, since it may only count anew then
+//!     └───── the third time, and when the PCI bus has changed: NVML may count anew only after that
 //! ```
 //!
 //! What must hold: NVML has no timeouts, so whatever may hang has a thread of its own: each board, from
@@ -13,7 +13,6 @@
 //! with the most that it takes, until NVML no longer counts it.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     path::PathBuf,
     sync::Arc,
@@ -59,8 +58,9 @@ pub struct Places {
 /// # Errors
 /// When the thread cannot be started.
 pub fn start(devices: Devices, places: Places, period: Duration, metrics: Metrics) -> std::io::Result<()> {
-    let search =
-        Search { devices, places, period, metrics, session: None, threads: BTreeMap::new(), in_vain: 0, last: None };
+    let bus = pci::nvidia_boards(&places.pci);
+    let threads = Vec::new();
+    let search = Search { devices, places, period, metrics, session: None, threads, bus, in_vain: 0, last: None };
     named("nvml").spawn(move || search.run()).map(drop)
 }
 
@@ -70,8 +70,9 @@ struct Search {
     period: Duration,
     metrics: Metrics,
     session: Option<Arc<Nvml>>,
-    /// The boards' threads, by NVML's index.
-    threads: BTreeMap<u32, JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Boards on the PCI bus when NVML was opened.
+    bus: usize,
     /// Looks since something went missing.
     in_vain: u32,
     /// What was said of NVML last, so that it is said once.
@@ -101,17 +102,15 @@ impl Search {
         }
     }
 
-    /// Looks for what is missing; says when to look again.
+    /// Counts the boards and looks for what is missing; says when to look again.
     fn look(&mut self) -> Duration {
-        let missing = self.session.is_none() || self.devices.misses_boards();
-        if !missing {
-            self.in_vain = 0;
-            return POLL;
-        }
-        if self.in_vain >= LOOKS && self.session.is_some() {
-            tracing::info!("boards are still missing; closing NVML and opening it again");
+        let bus = pci::nvidia_boards(&self.places.pci);
+        let in_vain = self.in_vain >= LOOKS && self.devices.misses_boards();
+        if self.session.is_some() && (in_vain || bus != self.bus) {
+            tracing::info!(in_vain, bus, "closing NVML and opening it again, to count anew");
             self.close();
         }
+        self.bus = bus;
         let count = match &self.session {
             Some(nvml) => nvml.device_count().map_err(NvmlUnavailable::CountBoards),
             None => nvml::load(&self.places.library).map(|(nvml, count)| {
@@ -123,21 +122,21 @@ impl Search {
             Ok(count) => self.count(count),
             Err(error) => self.unavailable(&error),
         }
-        self.in_vain += 1;
-        LOOK_AGAIN.saturating_mul(2_u32.saturating_pow(self.in_vain - 1)).min(LONGEST)
+        let missing = self.session.is_none() || self.devices.misses_boards();
+        self.in_vain = if missing { self.in_vain.saturating_add(1) } else { 0 };
+        LOOK_AGAIN.saturating_mul(2_u32.saturating_pow(self.in_vain.saturating_sub(1))).min(LONGEST)
     }
 
     fn count(&mut self, count: u32) {
         self.say(format!("NVML works and counts {count} boards"));
         self.devices.set_access(GpuAccess::Working, count);
-        self.threads.retain(|_, thread| !thread.is_finished());
+        self.threads.retain(|thread| !thread.is_finished());
         let Some(nvml) = &self.session else { return };
-        for index in (0..count).filter(|index| !self.threads.contains_key(index)).collect::<Vec<_>>() {
+        for index in self.devices.to_open() {
             let (nvml, devices, metrics, period) =
                 (Arc::clone(nvml), self.devices.clone(), self.metrics.clone(), self.period);
-            self.devices.opening(index);
             match named(&format!("gpu-{index}")).spawn(move || run(&nvml, index, &devices, period, &metrics)) {
-                Ok(thread) => drop(self.threads.insert(index, thread)),
+                Ok(thread) => self.threads.push(thread),
                 Err(error) => self.devices.not_opened(index, format!("no thread could be started: {error}")),
             }
         }
@@ -145,7 +144,7 @@ impl Search {
 
     /// Without NVML the PCI bus tells whether there are boards.
     fn unavailable(&mut self, error: &NvmlUnavailable) {
-        let boards = pci::nvidia_boards(&self.places.pci);
+        let boards = self.bus;
         let access = match error {
             NvmlUnavailable::NoLibrary(_) if boards == 0 => GpuAccess::NoLibrary,
             error if boards == 0 => GpuAccess::Broken(error.to_string()),
@@ -158,7 +157,7 @@ impl Search {
     /// Says a thing once.
     fn say(&mut self, what: String) {
         if self.last.as_ref() != Some(&what) {
-            tracing::info!(boards_on_pci = pci::nvidia_boards(&self.places.pci), found = %what, "looked for boards");
+            tracing::info!(boards_on_pci = self.bus, found = %what, "looked for boards");
             self.last = Some(what);
         }
     }
@@ -184,13 +183,12 @@ impl Search {
     fn close(&mut self) {
         self.devices.stop_boards();
         let deadline = Instant::now() + ENDS_WITHIN;
-        while self.threads.values().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        self.threads.retain(|_, thread| !thread.is_finished());
-        let hanging: Vec<_> = self.threads.keys().collect();
-        if !hanging.is_empty() {
-            tracing::warn!(?hanging, "calls to boards hang; NVML stays open until they return");
+        self.threads.retain(|thread| !thread.is_finished());
+        if !self.threads.is_empty() {
+            tracing::warn!(calls = self.threads.len(), "calls to boards hang; NVML stays open until they return");
         }
         if let Some(Ok(nvml)) = self.session.take().map(Arc::try_unwrap) {
             let closed = nvml.shutdown();

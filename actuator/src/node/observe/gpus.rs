@@ -77,8 +77,18 @@ impl Devices {
         gpus.slots.retain(|index, _| *index < expected);
     }
 
-    pub(super) fn opening(&self, index: u32) {
-        lock(&self.gpus).slots.insert(index, Slot::Opening);
+    /// The indexes to open now: all, when any board is missing, since they may mean other boards than
+    /// before; save those of which an earlier opening has not come back.
+    pub(super) fn to_open(&self) -> Vec<u32> {
+        let missing = self.misses_boards();
+        let mut gpus = lock(&self.gpus);
+        if !missing && gpus.unopened() == 0 && gpus.slots.len() == gpus.expected as usize {
+            return Vec::new();
+        }
+        let opening = |index: &u32| matches!(gpus.slots.get(index), Some(Slot::Opening));
+        let indexes: Vec<_> = (0..gpus.expected).filter(|index| !opening(index)).collect();
+        gpus.slots.extend(indexes.iter().map(|index| (*index, Slot::Opening)));
+        indexes
     }
 
     pub(super) fn not_opened(&self, index: u32, why: String) {
@@ -90,6 +100,7 @@ impl Devices {
     pub(super) fn opened(&self, index: u32, traits: BoardTraits) -> Option<Arc<BoardChannel>> {
         let mut gpus = lock(&self.gpus);
         if gpus.closed {
+            gpus.slots.remove(&index);
             return None;
         }
         let uuid = Arc::clone(&traits.uuid);
