@@ -1,10 +1,10 @@
 //! Pods and nodes: only what a decision needs of them is kept.
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Node, NodeSpec, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus};
 use kube::{Resource, ResourceExt};
 use powercap_common::selector::Labels;
 
-use crate::observation::{NodeFacts, PodFacts, PodName};
+use crate::observation::{BOOT_TAINT, BootTaint, NodeFacts, PodFacts, PodName};
 
 /// Only running pods draw power; the API server sends no others.
 pub const RUNNING: &str = "status.phase=Running";
@@ -23,8 +23,11 @@ pub fn slim_pod(pod: &mut Pod) {
 /// Drops from a node what no decision needs.
 pub fn slim_node(node: &mut Node) {
     slim_metadata(node);
-    node.spec = None;
-    node.status = None;
+    let taints = node.spec.take().and_then(|spec| spec.taints);
+    node.spec = Some(NodeSpec { taints, ..NodeSpec::default() });
+    let node_info = node.status.take().and_then(|status| status.node_info);
+    let boot_id = node_info.map(|info| NodeSystemInfo { boot_id: info.boot_id, ..NodeSystemInfo::default() });
+    node.status = Some(NodeStatus { node_info: boot_id, ..NodeStatus::default() });
 }
 
 /// Drops managed fields and annotations, which may be huge.
@@ -55,7 +58,21 @@ fn container_gpus(container: &Container) -> u64 {
 /// A node's name and facts.
 #[must_use]
 pub fn node_facts(node: &Node) -> (String, NodeFacts) {
-    (node.name_any(), NodeFacts { uid: node.uid().unwrap_or_default(), labels: labels(node) })
+    let status = node.status.as_ref();
+    let facts = NodeFacts {
+        uid: node.uid().unwrap_or_default(),
+        labels: labels(node),
+        boot_id: status.and_then(|status| Some(status.node_info.as_ref()?.boot_id.clone())).unwrap_or_default(),
+        boot_taint: boot_taint(node),
+    };
+    (node.name_any(), facts)
+}
+
+fn boot_taint(node: &Node) -> Option<BootTaint> {
+    let taints = node.spec.as_ref()?.taints.as_ref()?;
+    let (ours, others): (Vec<_>, Vec<_>) = taints.iter().cloned().partition(|taint| taint.key == BOOT_TAINT);
+    let resource_version = node.resource_version()?;
+    (!ours.is_empty()).then_some(BootTaint { resource_version, others })
 }
 
 fn labels<K: Resource>(object: &K) -> Labels {

@@ -63,7 +63,9 @@ impl World {
 
     pub fn node(&mut self, name: &str, rack: &str) {
         let labels = [("rack".to_owned(), rack.to_owned())].into();
-        self.observation.nodes.insert(name.to_owned(), NodeFacts { uid: format!("uid-{name}"), labels });
+        self.observation
+            .nodes
+            .insert(name.to_owned(), NodeFacts { uid: format!("uid-{name}"), labels, ..NodeFacts::default() });
     }
 
     pub fn domain(&mut self, name: &str, spec: Value) {

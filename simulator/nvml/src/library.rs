@@ -14,6 +14,7 @@ use nvml_wrapper_sys::bindings::{
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
 use powercap_simulated_hardware::record::RecordFile;
 use powercap_simulated_hardware::{BoardFolder, Fault, Identity, Request, Root, State};
+use rustix::thread::CapabilitySet;
 
 pub(crate) struct Device {
     pub(crate) identity: Identity,
@@ -102,10 +103,10 @@ pub(crate) fn with_identity(handle: nvmlDevice_t, run: impl FnOnce(&Identity) ->
     with_device(handle, |device| run(&device.identity))
 }
 
-/// Asks something of a device; needs root, as the driver does.
+/// Asks something of a device; needs root with CAP_SYS_ADMIN, as the driver does.
 pub(crate) fn ask(handle: nvmlDevice_t, change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t) -> nvmlReturn_t {
     with_device(handle, |device| {
-        if !rustix::process::geteuid().is_root() {
+        if !is_administrator() {
             return NO_PERMISSION;
         }
         let fault = device.fault();
@@ -126,6 +127,11 @@ pub(crate) fn ask(handle: nvmlDevice_t, change: impl FnOnce(&Identity, &mut Requ
         });
         if updated.is_err() { NO_PERMISSION } else { answer }
     })
+}
+
+fn is_administrator() -> bool {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    rustix::process::geteuid().is_root() && held.is_ok_and(|held| held.contains(CapabilitySet::SYS_ADMIN))
 }
 
 pub(crate) fn handle(index: usize) -> nvmlDevice_t {
