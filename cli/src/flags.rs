@@ -57,7 +57,7 @@ pub struct ReleaseFlags {
     #[arg(long)]
     pub wait: bool,
     /// The longest wait, in seconds (1 to 86,400).
-    #[arg(long = "timeout-seconds", alias = "timeout", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    #[arg(long = "timeout-seconds", visible_alias = "timeout", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub timeout_seconds: u64,
     /// Don't ask. Needed where there is no terminal to ask at.
     #[arg(long, short)]

@@ -17,7 +17,7 @@ use k8s_openapi::{
 use kube::{Api, api::ListParams};
 use powercap_common::api::PowerDomain;
 use powercap_simulated_hardware::Root;
-use rack::{Rack, hardware_folders, processes};
+use rack::{Rack, hardware_folders, process::processes};
 use serde_json::json;
 
 /// What an administrator had set on a board and on the CPUs of a policy, on each node, before we came.
@@ -29,7 +29,8 @@ async fn what_was_set_before_the_installation_is_set_after_the_removal() {
     // Earlier tests may have installed it.
     let first = uninstall(&[]);
     assert!(first.status.success(), "{}", text(&first));
-    set_as_an_administrator();
+    let (default_limit_mw, highest_khz) = (700_000, settings_of_cpus().into_values().max().unwrap());
+    set_as_an_administrator(LIMIT_MW, CEILING_KHZ);
     let before = settings();
 
     let rack = Rack::ready().await;
@@ -53,6 +54,9 @@ async fn what_was_set_before_the_installation_is_set_after_the_removal() {
 
     let again = uninstall(&[]);
     assert!(again.status.success(), "where nothing is installed there is nothing to do: {}", text(&again));
+    set_as_an_administrator(default_limit_mw, &highest_khz);
+    // Whoever comes next finds it installed.
+    Rack::ready().await;
 }
 
 #[tokio::test]
@@ -104,31 +108,25 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Lowers one board and one cpufreq policy of each node, by no way of ours.
-fn set_as_an_administrator() {
+/// Sets one board's limit and one cpufreq policy's ceiling on each node, by no way of ours.
+fn set_as_an_administrator(limit_mw: u32, ceiling_khz: &str) {
     for folder in hardware_folders() {
-        let (_, board) = Root::new(&folder).boards().unwrap().remove(3);
+        let (identity, board) = Root::new(&folder).boards().unwrap().remove(3);
         let mut request = board.request().unwrap();
         request
             .update(|request| {
-                request.limit_mw = LIMIT_MW;
+                request.limit_mw = limit_mw;
                 request.generation += 1;
             })
             .unwrap();
-        fs::write(ceilings(&folder).remove(0), CEILING_KHZ).unwrap();
-    }
-    let begun = Instant::now();
-    let set = || {
-        let settings = settings();
-        settings.values().filter(|value| **value == LIMIT_MW.to_string() || *value == CEILING_KHZ).count()
-    };
-    while set() < 2 * hardware_folders().len() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "the administrator's settings take effect: {:#?}",
-            settings()
-        );
-        std::thread::sleep(Duration::from_millis(50));
+        let file = ceilings(&folder).remove(0);
+        fs::write(&file, ceiling_khz).unwrap();
+        let begun = Instant::now();
+        let (board, file) = (format!("{} limit", identity.uuid), file.display().to_string());
+        while settings()[&board] != limit_mw.to_string() || settings()[&file] != ceiling_khz {
+            assert!(begun.elapsed() < Duration::from_secs(10), "what was set takes effect: {:#?}", settings());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -150,6 +148,10 @@ fn settings() -> BTreeMap<String, String> {
         }
     }
     settings
+}
+
+fn settings_of_cpus() -> BTreeMap<String, String> {
+    settings().into_iter().filter(|(name, _)| name.ends_with("scaling_max_freq")).collect()
 }
 
 fn ceilings(folder: &Path) -> Vec<PathBuf> {

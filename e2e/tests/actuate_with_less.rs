@@ -12,7 +12,10 @@ use powercap_common::{
     api::{DeviceState, NodeFrequencies},
     condition::{Truth, kind, truth},
 };
-use rack::{Rack, field, processes};
+use rack::{
+    Rack,
+    process::{field, processes},
+};
 use serde_json::{Value, json};
 
 /// The bit of CAP_SYS_ADMIN, which the kernel shows in hexadecimal masks.

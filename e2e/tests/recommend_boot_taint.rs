@@ -10,7 +10,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use powercap_common::api::NodeFrequencies;
-use rack::{Rack, processes};
+use rack::{Rack, process::processes};
 use serde_json::{Value, json};
 
 const OURS: &str = "powercapping.io/uninitialized";

@@ -2,20 +2,19 @@
 //! test, and read in two ways: as the API tells it, and as the simulator knows it to be.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod account;
+pub mod process;
+
 use std::{
     fmt::Debug,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::{
-    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Pod, ServiceAccount},
-};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    config::AuthInfo,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
@@ -154,23 +153,6 @@ impl Rack {
         self.truth().iter().map(|(_, power)| power.ac_watts).sum()
     }
 
-    /// A client with a component's account: its token bound to this pod, as in the pod itself, or to nothing.
-    pub async fn as_account(&self, namespace: &str, account: &str, pod: Option<&Pod>) -> Client {
-        let bound = pod.map(|pod| BoundObjectReference {
-            kind: Some("Pod".into()),
-            api_version: Some("v1".into()),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-        });
-        let spec = TokenRequestSpec { bound_object_ref: bound, ..Default::default() };
-        let request = TokenRequest { spec, ..Default::default() };
-        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
-        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
-        let mut config = powercap_e2e::cluster::existing::config().await.unwrap();
-        config.auth_info = AuthInfo { token: Some(answer.status.unwrap().token.into()), ..Default::default() };
-        Client::try_from(config).unwrap()
-    }
-
     async fn state(&self) -> String {
         let mut state = format!("true power {:.0} W\n", self.true_watts());
         let mut add = |what: &dyn Debug| state.push_str(&format!("{what:?}\n"));
@@ -195,20 +177,4 @@ pub fn hardware_folders() -> Vec<PathBuf> {
         .collect();
     folders.sort();
     folders
-}
-
-/// `/proc/PID/status` of every process of this name: tests share the cluster's process namespace.
-pub fn processes(name: &str) -> Vec<String> {
-    let of = |entry: std::fs::DirEntry| {
-        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-        // The kernel keeps 15 characters of a name.
-        (field(&status, "Name") == &name[..15]).then_some(status)
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter_map(of).collect()
-}
-
-/// What a line of it says.
-pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
 }
