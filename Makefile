@@ -17,6 +17,8 @@ BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
 DEPLOYED := powercap-recommender powercap-actuator
 SIMULATED := powercap-simulator
+# What has a page of help.
+DOCUMENTED := $(DEPLOYED) powercap-cli
 BUILT := $(DEPLOYED) $(SIMULATED) powercap-simulated-nvml powercap-demo powercap-e2e
 HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
 RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
@@ -73,7 +75,7 @@ lint:
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	cargo run --locked --quiet -p powercap-common --example generate -- --check
-	cargo build --locked --quiet $(foreach binary,$(DEPLOYED),-p $(binary))
+	cargo build --locked --quiet $(foreach binary,$(DOCUMENTED),-p $(binary))
 	$(call help-pages,target/help)
 	diff -r target/help docs/reference/help || { echo "run \`make generate\` and commit the result" >&2; exit 1; }
 	command -v cargo-deny >/dev/null || [[ -x $(CARGO_DENY) ]] || \
@@ -86,7 +88,7 @@ bench: ## the figures of docs/benchmarks.md, into target/bench.json
 
 generate: ## write the CRDs and reference pages from the API's types and the flags
 	@cargo run --locked --quiet -p powercap-common --example generate
-	cargo build --locked --quiet $(foreach binary,$(DEPLOYED),-p $(binary))
+	cargo build --locked --quiet $(foreach binary,$(DOCUMENTED),-p $(binary))
 	$(call help-pages,docs/reference/help)
 
 # Without an environment: help shows the values of variables that it reads.
@@ -94,6 +96,8 @@ define help-pages
 rm -rf $(1); mkdir -p $(1)
 env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
 env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
+env -i target/debug/kubectl-powercap --help > $(1)/kubectl-powercap.txt
+env -i target/debug/kubectl-powercap release --help > $(1)/kubectl-powercap-release.txt
 endef
 
 # All that a command needs is said in one message, before it begins: root only where kubelets run.
@@ -146,14 +150,32 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 	kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
 	kubectl kustomize $(OVERLAY) | sed 's#image: powercap-#image: $(REGISTRY)/powercap-#' | kubectl apply --server-side -f -
 
+# The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
 	@$(existing)
-	kubectl delete powerdomains --all
-	kubectl delete powercappingpolicies --all --all-namespaces
-	kubectl wait nodefrequencies --all --timeout=120s --for='jsonpath={.status.conditions[?(@.type=="Ready")].reason}=Released'
-	kubectl delete --ignore-not-found -k $(OVERLAY)
+	cargo build --locked --quiet -p powercap-cli
+	kinds=$$(kubectl api-resources --api-group=powercapping.io --output=name)
+	if [[ "$$kinds" == *powerdomains* ]]; then kubectl delete powerdomains --all; fi
+	if [[ "$$kinds" == *powercappingpolicies* ]]; then kubectl delete powercappingpolicies --all --all-namespaces; fi
+	if ! target/debug/kubectl-powercap release --all --wait --yes --timeout-seconds $(RELEASE_SECONDS); then
+		if [[ "$(SILENT)" != leave ]]; then
+			echo "left in place until those nodes have let go: their agents (namespace powercap-node), their NodeFrequencies and" >&2
+			echo "the recommender. Agents release when they run again: then repeat this. To delete all the same, and leave the" >&2
+			echo "limits of those nodes standing until they are rebooted: make uninstall CLUSTER=existing SILENT=leave" >&2
+			exit 1
+		fi
+		echo "SILENT=leave: the limits of those nodes stand until they are rebooted" >&2
+	fi
+	kubectl kustomize $(OVERLAY) | awk 'BEGIN { RS = ORS = "\n---\n" } !/(^|\n)apiVersion: powercapping\.io/' | kubectl delete --ignore-not-found -f -
+	tainted=$$(kubectl get nodes --output=go-template='$(TAINTED)')
+	if [[ -n "$$tainted" ]]; then
+		echo "still there: the taint powercapping.io/uninitialized, which nobody takes off any more, on $$tainted" >&2
+		echo "take it out of their kubelets' configuration, then: kubectl taint nodes NODE powercapping.io/uninitialized-" >&2
+	fi
 
 OVERLAY ?= manifests/base
+RELEASE_SECONDS ?= 120
+TAINTED := {{range .items}}{{$$name := .metadata.name}}{{range .spec.taints}}{{if eq .key "powercapping.io/uninitialized"}}{{$$name}} {{end}}{{end}}{{end}}
 define existing
 context=$$(kubectl config current-context)
 if [[ "$(CLUSTER)" != existing ]]; then

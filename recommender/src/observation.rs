@@ -10,6 +10,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Taint;
 use powercap_common::{
     api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain},
     policy::PolicyId,
@@ -48,7 +49,7 @@ pub struct Observation {
 }
 
 /// What matters of a Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     /// Tells a node from an earlier one of the same name.
     pub uid: String,
@@ -56,6 +57,20 @@ pub struct NodeFacts {
     pub labels: Labels,
     /// Changes with every boot, by the node's kubelet.
     pub boot_id: String,
+    /// The node waits behind the taint of nodes without limits.
+    pub boot_taint: Option<BootTaint>,
+}
+
+/// The taint that a kubelet may register its node with: no pod comes before the node's limits are set.
+pub const BOOT_TAINT: &str = "powercapping.io/uninitialized";
+
+/// The taint [`BOOT_TAINT`] stands on a node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BootTaint {
+    /// The version of the node that has it.
+    pub resource_version: String,
+    /// What else is on the node, and stays.
+    pub others: Vec<Taint>,
 }
 
 /// A pod's namespace and name.

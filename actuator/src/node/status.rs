@@ -197,6 +197,15 @@ fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem
         let why = board.fault.as_ref().map_or(standing.reason.explanation(), |fault| fault.message.as_str());
         return not(standing.reason, format!("{}: {why}", board.traits.uuid));
     }
+    let troubled = seen
+        .cpus
+        .iter()
+        .zip(&account.cpus)
+        .find(|(_, standing)| standing.state == powercap_common::api::DeviceState::Failed);
+    if let Some((cpu, standing)) = troubled {
+        let why = cpu.fault.as_ref().map_or(standing.reason.explanation(), |fault| fault.message.as_str());
+        return not(standing.reason, format!("CPUs of cpufreq policy {}: {why}", cpu.traits.policy));
+    }
     if let Some(fault) = seen
         .packages
         .as_ref()
@@ -242,6 +251,9 @@ fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem
         (Phase::Waiting, _) => "there are no orders yet",
         (Phase::Releasing, _) => "the ceilings are being taken off step by step",
         (Phase::Released, _) => "the devices are back at what they were set to before",
+        (Phase::Enforcing, GpuAccess::Working) if seen.cpus.is_empty() => {
+            "every order is carried out; no cpufreq policy is seen, so the CPUs keep their own clocks"
+        }
         (Phase::Enforcing, GpuAccess::NoLibrary) => "no NVML library: a node of CPUs alone",
         (Phase::Enforcing, _) => "every order is carried out",
     };

@@ -134,6 +134,11 @@ impl NodeLayout {
         self.root.join("cni")
     }
 
+    /// The node's `/var/lib/powercap`, where a node agent keeps its journal.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("powercap")
+    }
+
     /// The node's `/var/log`.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
@@ -155,8 +160,17 @@ impl NodeLayout {
     }
 
     /// All directories that must be there before the node starts.
-    pub fn directories(&self) -> [PathBuf; 7] {
-        [self.hardware(), self.kubelet(), self.cni(), self.log(), self.containerd(), self.config(), self.kernel()]
+    pub fn directories(&self) -> [PathBuf; 8] {
+        [
+            self.hardware(),
+            self.kubelet(),
+            self.cni(),
+            self.journal(),
+            self.log(),
+            self.containerd(),
+            self.config(),
+            self.kernel(),
+        ]
     }
 }
 

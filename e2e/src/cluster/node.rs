@@ -1,9 +1,9 @@
 //! One node, from inside its own mount and PID namespace: its view of the file system, containerd,
 //! images, the kubelet.
 //!
-//! Each node has its own `/var/lib/kubelet`, `/var/lib/cni`, `/var/log`, `/run`, and its simulated
-//! hardware at `/run/simulated-hardware` and `/sys/devices/system/cpu/cpufreq`, so that manifests with
-//! host paths need no change.
+//! Each node has its own `/var/lib/kubelet`, `/var/lib/cni`, `/var/lib/powercap`, `/var/log`, `/run`, and
+//! its simulated hardware at `/run/simulated-hardware` and `/sys/devices/system/cpu/cpufreq`, so that
+//! manifests with host paths need no change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -114,6 +114,7 @@ fn mount(files: &NodeLayout) -> Result<(), Error> {
     mounts::bind(&files.kubelet(), "/var/lib/kubelet".as_ref())?;
     mounts::share("/var/lib/kubelet".as_ref())?;
     mounts::bind(&files.cni(), "/var/lib/cni".as_ref())?;
+    mounts::bind(&files.journal(), "/var/lib/powercap".as_ref())?;
     mounts::bind(&files.log(), "/var/log".as_ref())?;
     mounts::fresh("tmpfs", "/run".as_ref())?;
     mounts::directory(HARDWARE_MOUNT.as_ref())?;

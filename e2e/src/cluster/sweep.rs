@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::network::{self, Network};
 
 /// Directories on which every node mounts its own.
-const NODE_MOUNT_POINTS: [&str; 2] = ["/var/lib/kubelet", "/var/lib/cni"];
+const NODE_MOUNT_POINTS: [&str; 3] = ["/var/lib/kubelet", "/var/lib/cni", "/var/lib/powercap"];
 
 /// Why a run's place could not be taken or cleaned.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,9 @@
 //! test, and read in two ways: as the API tells it, and as the simulator knows it to be.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod account;
+pub mod process;
+
 use std::{
     fmt::Debug,
     path::Path,

@@ -7,6 +7,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use futures::{FutureExt, StreamExt, TryFutureExt, future::Either, stream};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
@@ -19,9 +20,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    decide::{NodeWrite, Plan},
+    decide::{NodeWrite, Plan, boot_taint::Initialized},
     leader::Leadership,
     metrics::Metrics,
+    observation::BootTaint,
 };
 
 /// Our name as a field manager.
@@ -96,6 +98,18 @@ impl Writer {
                         outcome.uncertain.push((node.clone(), write.spec.power_limit_watts.map(Watts::new)));
                     }
                     tracing::warn!(node, error = &error as &dyn std::error::Error, "NodeFrequencies not written");
+                }
+            }
+        }
+        for initialized in &plan.initialized {
+            let (node, patch) = (&initialized.node, taints_patch(initialized));
+            let api: Api<Node> = Api::all(self.client.clone());
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+            match self.counted("Node", leads, api.patch_metadata(node, &params, &Patch::Merge(&patch))).await {
+                Ok(_) => tracing::info!(node, "took the boot taint off"),
+                Err(error) => {
+                    outcome.failed = true;
+                    tracing::warn!(node, error = &error as &dyn std::error::Error, "the boot taint stays for now");
                 }
             }
         }
@@ -200,6 +214,13 @@ impl ApplyError {
             Self::NotLeading => "not_leading",
         }
     }
+}
+
+/// The node without the boot taint. A list is written as a whole: of the version that was seen alone, so
+/// that no taint of anybody else is lost.
+fn taints_patch(initialized: &Initialized) -> Value {
+    let BootTaint { resource_version, others } = &initialized.taint;
+    json!({ "metadata": { "resourceVersion": resource_version }, "spec": { "taints": others } })
 }
 
 /// The object as we apply it: exactly the fields that are ours.

@@ -11,6 +11,7 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+pub mod boot_taint;
 mod brake;
 mod ceiling;
 mod domain;
@@ -32,7 +33,7 @@ use powercap_common::{
 };
 
 pub use self::node::NodeWrite;
-use self::{domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView};
+use self::{boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView};
 use crate::observation::{Observation, PodFacts};
 
 /// What is to be written, and what the decision knows for metrics.
@@ -40,6 +41,8 @@ use crate::observation::{Observation, PodFacts};
 pub struct Plan {
     /// Changed grants and ceilings.
     pub nodes: Vec<NodeWrite>,
+    /// Nodes that need no longer wait behind the boot taint.
+    pub initialized: Vec<Initialized>,
     /// Changed statuses of policies.
     pub policies: Vec<(PolicyId, PowerCappingPolicyStatus)>,
     /// Changed statuses of domains, by name.
@@ -78,7 +81,7 @@ impl Plan {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.policies.is_empty() && self.domains.is_empty()
+        self.nodes.is_empty() && self.initialized.is_empty() && self.policies.is_empty() && self.domains.is_empty()
     }
 }
 
@@ -93,6 +96,7 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
     plan.nodes = node::writes(&decided, &fleet, observation, now);
+    plan.initialized = boot_taint::initialized(&fleet);
     report_domains(&domains, &grants, &fleet, observation, now, &mut plan);
     plan
 }

@@ -1,10 +1,10 @@
 //! Pods and nodes: only what a decision needs of them is kept.
 
-use k8s_openapi::api::core::v1::{Container, Node, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Node, NodeSpec, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus};
 use kube::{Resource, ResourceExt};
 use powercap_common::selector::Labels;
 
-use crate::observation::{NodeFacts, PodFacts, PodName};
+use crate::observation::{BOOT_TAINT, BootTaint, NodeFacts, PodFacts, PodName};
 
 /// Only running pods draw power; the API server sends no others.
 pub const RUNNING: &str = "status.phase=Running";
@@ -23,7 +23,8 @@ pub fn slim_pod(pod: &mut Pod) {
 /// Drops from a node what no decision needs.
 pub fn slim_node(node: &mut Node) {
     slim_metadata(node);
-    node.spec = None;
+    let taints = node.spec.take().and_then(|spec| spec.taints);
+    node.spec = Some(NodeSpec { taints, ..NodeSpec::default() });
     let node_info = node.status.take().and_then(|status| status.node_info);
     let boot_id = node_info.map(|info| NodeSystemInfo { boot_id: info.boot_id, ..NodeSystemInfo::default() });
     node.status = Some(NodeStatus { node_info: boot_id, ..NodeStatus::default() });
@@ -81,6 +82,7 @@ pub fn node_facts(node: &Node) -> (String, NodeFacts) {
         uid: node.uid().unwrap_or_default(),
         labels: labels(node),
         boot_id: boot_id(node).unwrap_or_default().to_owned(),
+        boot_taint: boot_taint(node),
     };
     (node.name_any(), facts)
 }
@@ -89,6 +91,13 @@ pub fn node_facts(node: &Node) -> (String, NodeFacts) {
 #[must_use]
 pub fn boot_id(node: &Node) -> Option<&str> {
     Some(&node.status.as_ref()?.node_info.as_ref()?.boot_id)
+}
+
+fn boot_taint(node: &Node) -> Option<BootTaint> {
+    let taints = node.spec.as_ref()?.taints.as_ref()?;
+    let (ours, others): (Vec<_>, Vec<_>) = taints.iter().cloned().partition(|taint| taint.key == BOOT_TAINT);
+    let resource_version = node.resource_version()?;
+    (!ours.is_empty()).then_some(BootTaint { resource_version, others })
 }
 
 fn labels<K: Resource>(object: &K) -> Labels {

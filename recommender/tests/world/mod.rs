@@ -64,7 +64,8 @@ impl World {
     pub fn node(&mut self, name: &str, rack: &str) {
         let labels = [("rack".to_owned(), rack.to_owned())].into();
         let boot_id = self.observation.nodes.get(name).map_or_else(|| "boot-0".to_owned(), |node| node.boot_id.clone());
-        self.observation.nodes.insert(name.to_owned(), NodeFacts { uid: format!("uid-{name}"), labels, boot_id });
+        let facts = NodeFacts { uid: format!("uid-{name}"), labels, boot_id, ..NodeFacts::default() };
+        self.observation.nodes.insert(name.to_owned(), facts);
     }
 
     pub fn domain(&mut self, name: &str, spec: Value) {

@@ -26,6 +26,7 @@ use powercap_simulated_hardware::fault::Answer;
 use powercap_simulated_hardware::folder::{DEFAULT_ROOT, ROOT_VARIABLE};
 use powercap_simulated_hardware::record::{RecordError, RecordFile};
 use powercap_simulated_hardware::{BoardFolder, Fault, Identity, Request, Root, Share, State};
+use rustix::thread::CapabilitySet;
 
 /// How often a call that hangs looks whether the fault was lifted.
 const HANG_LOOK: Duration = Duration::from_millis(5);
@@ -315,13 +316,13 @@ pub(crate) fn with_fault(
     })
 }
 
-/// Asks something of a device; needs root, as the driver does.
+/// Asks something of a device; needs root with CAP_SYS_ADMIN, as the driver does.
 pub(crate) fn ask(
     call: Call,
     handle: nvmlDevice_t,
     change: impl FnOnce(&Identity, &mut Request) -> nvmlReturn_t,
 ) -> nvmlReturn_t {
-    if !rustix::process::geteuid().is_root() {
+    if !is_administrator() {
         return NO_PERMISSION;
     }
     with_device(call, handle, |device, met| {
@@ -339,6 +340,11 @@ pub(crate) fn ask(
         });
         if updated.is_err() { NO_PERMISSION } else { answer }
     })
+}
+
+fn is_administrator() -> bool {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    rustix::process::geteuid().is_root() && held.is_ok_and(|held| held.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// Handles of instances are those of their boards plus multiples of this.
