@@ -293,3 +293,178 @@ pub fn persistence(on: &Answer<bool>) -> Judgement {
         Err(error) => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        conformance::{finding::Verdict, series::Series},
+        devices::DeviceError,
+    };
+
+    fn lost<T>() -> Answer<T> {
+        Err(DeviceError::Lost { action: "read" })
+    }
+
+    fn lacking<T>() -> Answer<T> {
+        Err(DeviceError::Unsupported { action: "read" })
+    }
+
+    fn word(judgement: &Judgement) -> &'static str {
+        judgement.verdict.word()
+    }
+
+    fn watts(watts: u32) -> Answer<Watts> {
+        Ok(Watts::new(watts))
+    }
+
+    #[test]
+    fn limits_out_of_order_or_at_zero_fail() {
+        let range = |low, high| Ok((Watts::new(low), Watts::new(high)));
+        for (range, default, expected) in [
+            (range(200, 700), watts(700), "Pass"),
+            (range(200, 700), watts(200), "Pass"),
+            (range(200, 700), watts(701), "Fail"),
+            (range(200, 700), watts(199), "Fail"),
+            (range(0, 700), watts(700), "Fail"),
+            (range(700, 200), watts(300), "Fail"),
+            (lacking(), watts(300), "NotSupported"),
+            (range(200, 700), lost(), "Fail"),
+        ] {
+            assert_eq!(word(&limit_range(&range, &default)), expected, "{range:?} {default:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_in_force_may_be_below_the_one_that_was_set_and_never_above() {
+        let range = Ok((Watts::new(200), Watts::new(700)));
+        for (set, enforced, expected) in [
+            (watts(500), watts(500), "Pass"),
+            (watts(500), watts(450), "Pass"),
+            (watts(500), watts(501), "Fail"),
+            (watts(700), watts(100), "Fail"),
+            (lacking(), watts(500), "Pass"),
+            (watts(500), lacking(), "NotSupported"),
+        ] {
+            assert_eq!(word(&limit_in_force(&range, &set, &enforced)), expected, "{set:?} {enforced:?}");
+        }
+    }
+
+    #[test]
+    fn a_grid_with_zeros_holes_or_without_its_ends_fails() {
+        let whole: Vec<u32> = (0..110).rev().map(|step| 345 + 15 * step).collect();
+        let edited = |edit: fn(&mut Vec<u32>)| {
+            let mut clocks = whole.clone();
+            edit(&mut clocks);
+            clocks
+        };
+        // Steps of 7.5 MHz, told in whole ones.
+        let halves: Vec<u32> = (0..247).map(|step| 120 + step * 15 / 2).collect();
+        for (clocks, highest, expected, why) in [
+            (whole.clone(), 1980, "Pass", ""),
+            (halves, 1965, "Pass", ""),
+            (vec![0; 128], 1965, "Fail", "128 clocks of which 128 are zero"),
+            (vec![], 1980, "Fail", "0 clocks"),
+            (vec![1980], 1980, "Fail", "1 clocks"),
+            (edited(|clocks| clocks[3] = 0), 1980, "Fail", "1 of 110 clocks are zero"),
+            (edited(|clocks| clocks.swap(3, 90)), 1980, "Fail", "in no order"),
+            (edited(|clocks| clocks.push(345)), 1980, "Fail", "listed twice"),
+            (edited(|clocks| drop(clocks.drain(20..40))), 1980, "Fail", "a hole of 315 MHz"),
+            (edited(|clocks| drop(clocks.drain(..40))), 1980, "Fail", "the board's highest is 1980"),
+        ] {
+            let clocks: Answer<Vec<Megahertz>> = Ok(clocks.into_iter().map(Megahertz::new).collect());
+            let judged = clock_grid(&clocks, &Ok(Megahertz::new(highest)), Some((128, 128)));
+            assert_eq!(word(&judged), expected, "{:?}", judged.verdict);
+            assert!(judged.verdict.message().unwrap_or("").contains(why), "{:?}", judged.verdict);
+        }
+        assert_eq!(word(&clock_grid(&lacking(), &lacking(), None)), "NotSupported");
+    }
+
+    /// 3.5 s at 10 ms, of a sensor that changes every `period_ms` by `step` watts up and down.
+    fn sensor(period_ms: u64, level: f64, step: f64) -> Series {
+        let mut series = Series::default();
+        for ms in (0..3500).step_by(10) {
+            let odd = ms / period_ms % 2 == 1;
+            series.push(Duration::from_millis(ms), level + if odd { step } else { 0.0 });
+        }
+        series
+    }
+
+    fn joules(power: f64) -> Series {
+        let mut series = Series::default();
+        for ms in (0_u32..3500).step_by(50) {
+            series.push(Duration::from_millis(ms.into()), 1e6 + power * f64::from(ms) / 1000.0);
+        }
+        series
+    }
+
+    fn watched(instant: Series, energy: Series, busy_percent: u32) -> Watched {
+        Watched { average: Ok(instant.clone()), instant: Ok(Some(instant)), energy: Ok(energy), busy_percent }
+    }
+
+    #[test]
+    fn a_sensor_that_stands_still_under_load_fails_and_on_an_idle_board_tells_nothing() {
+        for (period_ms, level, step, busy_percent, expected) in [
+            (100, 500.0, 5.0, 100, "Pass"),
+            (100, 70.0, 0.1, 0, "Pass"),
+            (10_000, 500.0, 5.0, 100, "Fail"),
+            (10_000, 70.0, 5.0, 0, "Skipped"),
+            (1_200, 500.0, 5.0, 100, "Fail"),
+            (100, 0.0, 5.0, 100, "Fail"),
+            (100, 1500.0, 5.0, 100, "Fail"),
+        ] {
+            let series = sensor(period_ms, level, step);
+            let judged = power_instant(&watched(series, joules(level), busy_percent), Some(Watts::new(700)));
+            assert_eq!(word(&judged), expected, "{period_ms} ms {level} W: {:?}", judged.verdict);
+        }
+        let without = Watched { instant: Ok(None), ..watched(sensor(100, 1.0, 1.0), joules(1.0), 0) };
+        assert_eq!(word(&power_instant(&without, None)), "NotSupported");
+        let lost = Watched { instant: lost(), ..without };
+        assert_eq!(word(&power_instant(&lost, None)), "Fail");
+    }
+
+    #[test]
+    fn energy_must_agree_with_power_unless_power_swings() {
+        for (level, step, by_energy, expected) in [
+            (500.0, 5.0, 500.0, "Pass"),
+            (500.0, 5.0, 545.0, "Pass"),
+            (500.0, 5.0, 560.0, "Fail"),
+            (500.0, 5.0, 0.0, "Fail"),
+            (300.0, 400.0, 500.0, "Pass"),
+            (300.0, 400.0, 640.0, "Skipped"),
+            (300.0, 400.0, 0.0, "Fail"),
+        ] {
+            let judged = energy(&watched(sensor(100, level, step), joules(by_energy), 100));
+            assert_eq!(word(&judged), expected, "{level} {step} {by_energy}: {:?}", judged.verdict);
+        }
+        let falling = energy(&watched(sensor(100, 500.0, 5.0), joules(-500.0), 100));
+        assert_eq!(falling.verdict, Verdict::Fail("the counter fell".to_owned()));
+    }
+
+    #[test]
+    fn a_sample_that_takes_longer_than_a_tenth_of_a_second_fails() {
+        let calls = |each_ms: u64| -> Vec<Calls> {
+            let durations = vec![Duration::from_millis(each_ms); 50];
+            SAMPLE_CALLS.iter().map(|name| Calls { name, durations: durations.clone() }).collect()
+        };
+        assert_eq!(word(&call_durations(&calls(20))), "Pass");
+        assert_eq!(word(&call_durations(&calls(40))), "Fail");
+        assert_eq!(word(&call_durations(&[])), "Fail");
+        let unanswered = [Calls { name: "power", durations: Vec::new() }];
+        assert_eq!(word(&call_durations(&unanswered)), "Fail");
+    }
+
+    #[test]
+    fn modes_and_reasons_are_told_in_words() {
+        let figure = |judgement: &Judgement| format!("{:?}", judgement.figures);
+        assert!(figure(&throttle_reasons(&Ok(0b101))).contains("idle, power limit"));
+        assert!(figure(&throttle_reasons(&Ok(0))).contains("none"));
+        assert_eq!(word(&throttle_reasons(&lacking())), "NotSupported");
+        assert_eq!((word(&mig_mode(&Ok(true))), word(&mig_mode(&lacking()))), ("Pass", "NotSupported"));
+        assert_eq!((word(&persistence(&Ok(true))), word(&persistence(&Ok(false)))), ("Pass", "Fail"));
+        let highest = Ok(Megahertz::new(1980));
+        assert_eq!(word(&clock_reading(&Ok(Some(Megahertz::new(345))), &highest)), "Pass");
+        assert_eq!(word(&clock_reading(&Ok(Some(Megahertz::new(1995))), &highest)), "Fail");
+        assert_eq!(word(&clock_reading(&Ok(None), &highest)), "NotSupported");
+    }
+}

@@ -130,3 +130,100 @@ pub fn rapl_constraints(zones: &[ZoneRead]) -> Judgement {
     }
     judgement
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use powercap_common::units::Megahertz;
+
+    use super::*;
+    use crate::conformance::series::Series;
+
+    fn policy(range: Option<(u32, u32)>, ceiling: Option<u32>, clock: Option<u32>) -> PolicyRead {
+        PolicyRead {
+            policy: 0,
+            range: range.map(|(low, high)| (Megahertz::new(low), Megahertz::new(high))),
+            ceiling: ceiling.map(Megahertz::new),
+            clock: clock.map(Megahertz::new),
+            driver: Some("intel_cpufreq".to_owned()),
+            governor: Some("schedutil".to_owned()),
+            writable: Ok(()),
+        }
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_understood_fails_and_none_is_not_supported() {
+        let range = Some((800, 3800));
+        for (policies, expected) in [
+            (vec![policy(range, Some(3800), Some(2100))], "Pass"),
+            // Boost goes beyond what cpuinfo tells.
+            (vec![policy(range, Some(3800), Some(4100))], "Pass"),
+            (vec![policy(range, Some(3800), Some(2100)), policy(None, Some(3800), Some(2100))], "Fail"),
+            (vec![policy(Some((0, 3800)), Some(3800), Some(2100))], "Fail"),
+            (vec![policy(Some((3800, 800)), Some(3800), Some(2100))], "Fail"),
+            (vec![policy(range, Some(4000), Some(2100))], "Fail"),
+            (vec![policy(range, None, Some(2100))], "Fail"),
+            (vec![policy(range, Some(3800), None)], "Fail"),
+            (vec![], "NotSupported"),
+        ] {
+            assert_eq!(cpufreq_files(&policies).verdict.word(), expected, "{policies:?}");
+        }
+    }
+
+    #[test]
+    fn ceilings_that_may_not_be_written_fail() {
+        let denied = || PolicyRead {
+            writable: Err(DeviceError::Denied { action: "open" }),
+            ..policy(Some((800, 3800)), Some(3800), Some(2100))
+        };
+        assert_eq!(cpufreq_writable(&[policy(None, None, None)]).verdict.word(), "Pass");
+        assert_eq!(cpufreq_writable(&[policy(None, None, None), denied()]).verdict.word(), "Fail");
+        assert_eq!(cpufreq_writable(&[]).verdict.word(), "NotSupported");
+        assert_eq!(cpufreq_driver(&[denied()]).verdict.word(), "Pass");
+        assert_eq!(cpufreq_driver(&[PolicyRead { driver: None, ..denied() }]).verdict.word(), "Fail");
+    }
+
+    fn zone(name: &str, joules: &[f64], wraps_at: f64) -> ZoneRead {
+        let mut energy = Series::default();
+        for (index, joules) in (0..).zip(joules) {
+            energy.push(Duration::from_secs(index), *joules);
+        }
+        let constraints = vec![("long_term".to_owned(), Some(350.0), false)];
+        ZoneRead {
+            zone: "intel-rapl:0".into(),
+            name: name.into(),
+            energy: Ok(energy),
+            wraps_at: Some(wraps_at),
+            constraints,
+        }
+    }
+
+    #[test]
+    fn a_counter_that_stands_still_or_leaps_fails_and_a_wrap_does_not() {
+        for (zones, expected) in [
+            (vec![zone("package-0", &[10.0, 110.0], 262_143.0)], "Pass"),
+            (vec![zone("package-0", &[262_100.0, 57.0], 262_143.0)], "Pass"),
+            (vec![zone("package-0", &[10.0, 10.0], 262_143.0)], "Fail"),
+            (vec![zone("dram", &[10.0, 10.0], 262_143.0)], "Pass"),
+            (vec![zone("package-0", &[10.0, 9010.0], 262_143.0)], "Fail"),
+            (vec![zone("package-0", &[300_000.0, 300_100.0], 262_143.0)], "Fail"),
+            (vec![zone("package-0", &[], 262_143.0)], "Fail"),
+            (
+                vec![ZoneRead { energy: Err(DeviceError::Denied { action: "read" }), ..zone("package-0", &[], 1.0) }],
+                "Fail",
+            ),
+            (vec![], "NotSupported"),
+        ] {
+            assert_eq!(rapl_energy(&zones).verdict.word(), expected, "{zones:?}");
+        }
+    }
+
+    #[test]
+    fn constraints_are_told_with_what_may_be_done_to_them() {
+        let judged = rapl_constraints(&[zone("package-0", &[], 1.0)]);
+        assert!(format!("{:?}", judged.figures).contains("350 W, locked"), "{:?}", judged.figures);
+        let amd = ZoneRead { constraints: Vec::new(), ..zone("package-0", &[], 1.0) };
+        assert_eq!(rapl_constraints(&[amd]).verdict.word(), "NotSupported");
+    }
+}

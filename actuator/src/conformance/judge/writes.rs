@@ -17,7 +17,7 @@ use crate::conformance::{
 const LATEST_CEILING: Duration = Duration::from_millis(500);
 /// Writes to all boards fit into one turn of the loop.
 const LONGEST_CUT: Duration = Duration::from_millis(100);
-const IDLE: &str = "the board is idle, so that its clock is low anyway: run a load on it (and give --force)";
+const IDLE: &str = "the board is idle, or its clock is low anyway: run a load on it (and give --force)";
 
 /// Whether the board keeps to its ceilings.
 #[must_use]
@@ -42,7 +42,7 @@ pub fn lock_clocks(locks: &[LockTry], busy_percent: u32) -> Judgement {
             format!("the board took a ceiling of {ceiling} and runs at {after}")
         });
     }
-    unless_untold(judgement, told || busy_percent >= BUSY_PERCENT, IDLE)
+    unless_untold(judgement, told, IDLE)
 }
 
 /// Whether a board that was let go runs free again.
@@ -166,4 +166,128 @@ pub fn ceiling_restored(tried: &CeilingTry) -> Judgement {
 /// A verdict that nothing was seen for becomes «skipped»; a refusal stays.
 fn unless_untold(judgement: Judgement, told: bool, why: &str) -> Judgement {
     if told { judgement } else { Judgement { verdict: Verdict::Skipped(why.to_owned()), ..judgement } }
+}
+
+#[cfg(test)]
+mod tests {
+    use powercap_common::units::Watts;
+
+    use super::*;
+    use crate::devices::DeviceError;
+
+    const QUICK: Option<Duration> = Some(Duration::from_millis(40));
+
+    fn refused<T>() -> Answer<T> {
+        Err(DeviceError::Failed { action: "set", why: "invalid argument".to_owned() })
+    }
+
+    fn step(ceiling: u32, before: u32, after: u32, reached: Option<Duration>) -> LockTry {
+        let clock = |clock| Some(Megahertz::new(clock));
+        LockTry { ceiling: Megahertz::new(ceiling), taken: Ok(()), before: clock(before), after: clock(after), reached }
+    }
+
+    #[test]
+    fn a_lock_that_is_taken_and_ignored_fails_and_an_idle_board_tells_nothing() {
+        let kept = || vec![step(1500, 1980, 1500, QUICK), step(1000, 1500, 990, QUICK)];
+        let ignored = || vec![step(1500, 1980, 1500, QUICK), step(1000, 1500, 1500, None)];
+        let idle = || vec![step(1500, 345, 345, QUICK), step(1000, 345, 345, QUICK)];
+        for (locks, busy_percent, expected) in [
+            (kept(), 100, "Pass"),
+            (ignored(), 100, "Fail"),
+            (idle(), 0, "Skipped"),
+            // Held down by its power limit: the clock was low before, and stays.
+            (idle(), 100, "Skipped"),
+            (vec![LockTry { taken: refused(), ..step(1500, 1980, 1980, None) }], 100, "Fail"),
+            (vec![], 100, "NotSupported"),
+        ] {
+            let judged = lock_clocks(&locks, busy_percent);
+            assert_eq!(judged.verdict.word(), expected, "{locks:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stays_low_after_a_reset_fails_under_load_alone() {
+        for (reset, busy_percent, expected) in [
+            (Some((Ok(()), QUICK)), 100, "Pass"),
+            (Some((Ok(()), None)), 100, "Fail"),
+            (Some((Ok(()), None)), 0, "Skipped"),
+            (Some((refused(), None)), 0, "Fail"),
+            (None, 100, "NotSupported"),
+        ] {
+            assert_eq!(lock_reset(reset.as_ref(), busy_percent).verdict.word(), expected, "{reset:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_must_come_into_force_and_hold_where_power_was_above_it() {
+        let tried = |before: u32, seen, power_below| LimitTry {
+            limit: Watts::new(500),
+            taken: Ok(()),
+            seen,
+            enforced: Some(Watts::new(700)),
+            power_before: Some(Watts::new(before)),
+            power_below,
+        };
+        for (tried, expected) in [
+            (Some(tried(690, QUICK, QUICK)), "Pass"),
+            (Some(tried(690, QUICK, None)), "Fail"),
+            (Some(tried(70, QUICK, None)), "Pass"),
+            (Some(tried(690, None, None)), "Fail"),
+            (Some(LimitTry { taken: refused(), ..tried(690, None, None) }), "Fail"),
+            (None, "Skipped"),
+        ] {
+            assert_eq!(limit_set(tried.as_ref()).verdict.word(), expected, "{tried:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_out_of_range_that_is_taken_fails_and_so_does_a_clock_above_its_ceiling() {
+        let tried = |answer| vec![RefusalTry { what: "a limit of zero".to_owned(), answer }];
+        let off_grid = |answer, after| (Megahertz::new(1001), answer, Some(Megahertz::new(after)));
+        for (tries, off_grid, expected) in [
+            (tried(refused()), Some(off_grid(Ok(()), 990)), "Pass"),
+            (tried(refused()), Some(off_grid(refused(), 1980)), "Pass"),
+            (tried(refused()), None, "Pass"),
+            (tried(refused()), Some(off_grid(Ok(()), 1005)), "Fail"),
+            (tried(Ok(())), None, "Fail"),
+        ] {
+            assert_eq!(refusals(&tries, off_grid.as_ref()).verdict.word(), expected, "{tries:?} {off_grid:?}");
+        }
+    }
+
+    #[test]
+    fn boards_that_are_written_one_after_the_other_fail_only_when_a_cut_would_be_late() {
+        let tried = |in_turn, at_once| ParallelWrites {
+            boards: 8,
+            in_turn: Duration::from_millis(in_turn),
+            at_once: Duration::from_millis(at_once),
+        };
+        for (tried, expected) in [
+            (Some(tried(160, 22)), "Pass"),
+            (Some(tried(80, 90)), "Pass"),
+            (Some(tried(160, 170)), "Fail"),
+            (None, "Skipped"),
+        ] {
+            assert_eq!(parallel_writes(tried.as_ref()).verdict.word(), expected, "{tried:?}");
+        }
+    }
+
+    #[test]
+    fn a_cpu_ceiling_counts_when_it_is_read_back_at_or_below_what_was_asked() {
+        let tried = |taken, seen| CeilingTry {
+            policy: 0,
+            asked: Megahertz::new(2301),
+            taken,
+            seen,
+            effective: Some(Megahertz::new(2300)),
+            restored: Ok(("3800000".to_owned(), "3800000".to_owned())),
+        };
+        assert_eq!(cpufreq_ceiling(&tried(Ok(()), QUICK)).verdict.word(), "Pass");
+        assert_eq!(cpufreq_ceiling(&tried(Ok(()), None)).verdict.word(), "Fail");
+        assert_eq!(cpufreq_ceiling(&tried(Ok(()), Some(Duration::from_secs(1)))).verdict.word(), "Fail");
+        assert_eq!(cpufreq_ceiling(&tried(refused(), None)).verdict.word(), "Fail");
+        assert_eq!(ceiling_restored(&tried(Ok(()), QUICK)).verdict.word(), "Pass");
+        let left = CeilingTry { restored: Ok(("3800000".to_owned(), "2300000".to_owned())), ..tried(Ok(()), QUICK) };
+        assert_eq!(ceiling_restored(&left).verdict.word(), "Fail");
+    }
 }
