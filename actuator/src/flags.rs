@@ -61,11 +61,12 @@ pub struct ConformanceFlags {
     pub list: bool,
     /// Also write: range locks and limits on each board in turn, and one CPU ceiling. No limit is raised;
     /// originals are put back at the end, at a failure and at Ctrl-C. NVML tells no lock that somebody set
-    /// before, so that such a lock is lost. Refused while an agent holds the node's lock or a board is in use.
+    /// before, so that such a lock is lost. Refused while an agent holds the node's lock, a pod holds a
+    /// board, or a board is at work.
     #[arg(long)]
     pub write: bool,
-    /// With --write: go on although boards are in use, for example by a load that was started for this.
-    /// Locks and limits show their effect under load only.
+    /// With --write: go on although boards are held by pods or at work, for example by a load that was
+    /// started for this. Locks and limits show their effect under load only.
     #[arg(long, requires = "write")]
     pub force: bool,
     /// Where a report is written that can be sent to us, as JSON: versions, models and figures. It holds no
@@ -87,9 +88,9 @@ pub struct ConformanceFlags {
     /// Where the kubelet tells which pod holds which device.
     #[arg(long, default_value = "/var/lib/kubelet/pod-resources/kubelet.sock", value_name = "SOCKET")]
     pub pod_resources_socket: PathBuf,
-    /// The lock that an agent holds while it runs.
-    #[arg(long, default_value = "/var/lib/powercap/lock", value_name = "FILE")]
-    pub node_lock: PathBuf,
+    /// The agent's journal: beside it lies the lock that an agent holds while it runs.
+    #[arg(long, default_value = "/var/lib/powercap/journal", value_name = "FILE")]
+    pub journal: PathBuf,
 }
 
 impl NodeFlags {

@@ -95,7 +95,8 @@ impl Node {
             .args([Path::new("--nvml-library"), &library()])
             .args([Path::new("--cpufreq-root"), &self.root.cpufreq_path()])
             .args([Path::new("--powercap-root"), &self.root.powercap_path()])
-            .args([Path::new("--node-lock"), &self.lock()])
+            .args([Path::new("--journal"), &self.folder.path().join("journal")])
+            .args([Path::new("--pod-resources-socket"), &self.socket()])
             .args([Path::new("--output"), &self.report_path()])
             .args(more)
             .env("SIMULATED_HARDWARE_ROOT", self.root.path());
@@ -113,7 +114,11 @@ impl Node {
     }
 
     fn lock(&self) -> PathBuf {
-        self.folder.path().join("lock")
+        self.folder.path().join("journal.lock")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("kubelet.sock")
     }
 
     /// What stands in hardware: locks, limits, ceilings.

@@ -44,7 +44,7 @@ checks! {
         "user 0, and CAP_SYS_ADMIN in effect",
         "boards and cpufreq refuse ceilings from anybody else";
     POD_RESOURCES "pod-resources" Read
-        "the kubelet's PodResources socket takes a connection",
+        "the kubelet tells over its PodResources socket which pods hold which devices",
         "without it nobody knows which pod holds which device";
     NVML_LOADS "nvml-loads" Read
         "the NVML library loads, starts and counts boards",

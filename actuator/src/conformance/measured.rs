@@ -198,3 +198,12 @@ pub struct Privileges {
     /// CAP_SYS_ADMIN in effect.
     pub sys_admin: bool,
 }
+
+/// A device that the kubelet gave to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The device, by the name that its plugin gave it: mostly a board's UUID.
+    pub id: String,
+    /// Namespace and name of the pod.
+    pub pod: String,
+}

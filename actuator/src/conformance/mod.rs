@@ -96,13 +96,14 @@ async fn outcome(flags: ConformanceFlags) -> Result<Option<Report>, ConformanceE
         return Ok(None);
     }
     // Held to the end, so that an agent that is started meanwhile waits.
-    let _lock = if flags.write { take(&flags.node_lock)? } else { None };
+    let _lock = if flags.write { take(&flags.journal.with_extension("lock"))? } else { None };
+    let holdings = measure::node::holdings(&flags.pod_resources_socket).await;
     let stop = Stop::default();
     let (sender, mut finished) = tokio::sync::oneshot::channel();
     let suite = Pending::begin({
         let (flags, stop) = (flags.clone(), stop.clone());
         move || {
-            let report = suite::run(&flags, &stop);
+            let report = suite::run(&flags, holdings, &stop);
             // Nobody waits when the process is ending.
             let _unheard = sender.send(());
             report

@@ -14,7 +14,7 @@ use super::{
     finding::{Answer, Finding, Judgement},
     judge::{boards, cpus, node, writes},
     measure::{self, Pending, Stop},
-    measured::{BUSY_PERCENT, BoardRead, BoardWritten},
+    measured::{BUSY_PERCENT, BoardRead, BoardWritten, Holding},
     report::{BoardEntry, Machine, Report, hashed},
 };
 use crate::{
@@ -37,10 +37,15 @@ struct Suite<'run> {
 }
 
 /// Runs everything that the flags ask for.
-pub(super) fn run(flags: &ConformanceFlags, stop: &Stop) -> Result<Report, ConformanceError> {
+pub(super) fn run(
+    flags: &ConformanceFlags,
+    holdings: Option<Answer<Vec<Holding>>>,
+    stop: &Stop,
+) -> Result<Report, ConformanceError> {
     let mut suite = Suite { flags, stop, findings: Vec::new(), boards: Vec::new() };
     suite.found(check::PRIVILEGES, "node", node::privileges(measure::node::privileges()));
-    suite.found(check::POD_RESOURCES, "node", measure::node::pod_resources(&flags.pod_resources_socket));
+    suite.found(check::POD_RESOURCES, "node", node::pod_resources(holdings.as_ref()));
+    let holdings = holdings.and_then(Result::ok).unwrap_or_default();
     let mut machine = Machine {
         kernel: measure::node::kernel(),
         architecture: std::env::consts::ARCH,
@@ -54,7 +59,7 @@ pub(super) fn run(flags: &ConformanceFlags, stop: &Stop) -> Result<Report, Confo
             machine.nvml = nvml.sys_nvml_version().ok();
             suite.found(check::NVML_LOADS, "node", Judgement::pass().number("boards", count.into(), ""));
             if flags.write {
-                suite.announce(Some((&nvml, count)))?;
+                suite.announce(Some((&nvml, count)), &holdings)?;
             }
             suite.read_boards(&nvml, count);
             suite.cpus();
@@ -69,7 +74,7 @@ pub(super) fn run(flags: &ConformanceFlags, stop: &Stop) -> Result<Report, Confo
             };
             suite.found(check::NVML_LOADS, "node", judgement);
             if flags.write {
-                suite.announce(None)?;
+                suite.announce(None, &holdings)?;
             }
             suite.cpus();
         }
@@ -83,14 +88,17 @@ impl Suite<'_> {
     }
 
     /// Says what will be written, and refuses where somebody would lose by it.
-    fn announce(&self, boards: Option<(&Nvml, u32)>) -> Result<(), ConformanceError> {
+    fn announce(&self, boards: Option<(&Nvml, u32)>, holdings: &[Holding]) -> Result<(), ConformanceError> {
         let mut lines = vec!["This will be written and put back; a lock that somebody set before is lost:".to_owned()];
         for (nvml, index) in boards.into_iter().flat_map(|(nvml, count)| (0..count).map(move |index| (nvml, index))) {
             let Ok(device) = nvml.device_by_index(index) else { continue };
             let processes = facts::processes(&device).unwrap_or(0);
             let busy = facts::busy_percent(&device).unwrap_or(0);
-            if !self.flags.force && (processes > 0 || busy >= BUSY_PERCENT) {
-                let by = format!("{processes} processes, at work {busy} % of the time");
+            let uuid = facts::uuid(&device).unwrap_or_default();
+            let pod = node::holder(holdings, &uuid, facts::partitioned(&device).unwrap_or(false));
+            if !self.flags.force && (pod.is_some() || processes > 0 || busy >= BUSY_PERCENT) {
+                let pod = pod.map_or_else(String::new, |pod| format!("held by pod {pod}, "));
+                let by = format!("{pod}{processes} processes, at work {busy} % of the time");
                 return Err(ConformanceError::InUse { index, by });
             }
             let limit = facts::limit_set(&device).map_or_else(|error| error.to_string(), |limit| limit.to_string());

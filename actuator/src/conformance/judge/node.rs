@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::conformance::{
     finding::{Answer, Judgement},
-    measured::Privileges,
+    measured::{Holding, Privileges},
 };
 
 /// Whether boards and cpufreq would take ceilings from this process.
@@ -27,6 +27,27 @@ pub fn privileges_of(status: &str) -> Option<Privileges> {
     let user = line("Uid:")?.split_whitespace().nth(1)?.parse().ok()?;
     let effective = u64::from_str_radix(line("CapEff:")?, 16).ok()?;
     Some(Privileges { user, sys_admin: effective >> SYS_ADMIN & 1 == 1 })
+}
+
+/// Whether the kubelet tells which pods hold which devices.
+#[must_use]
+pub fn pod_resources(holdings: Option<&Answer<Vec<Holding>>>) -> Judgement {
+    match holdings {
+        None => Judgement::skipped("no such socket: not a node of Kubernetes, or not mounted into this container"),
+        Some(Err(error)) => Judgement::fail(error.to_string()),
+        Some(Ok(holdings)) => Judgement::pass().count("devices held", holdings.len()),
+    }
+}
+
+/// A pod that holds the board, or a part or a time slice of it. Parts are named by themselves: on a
+/// partitioned board any of them may be of this one.
+#[must_use]
+pub fn holder<'pod>(holdings: &'pod [Holding], uuid: &str, partitioned: bool) -> Option<&'pod str> {
+    let of_board = |id: &str| {
+        let board = id.split_once("::").map_or(id, |(board, _slice)| board);
+        board == uuid || (partitioned && id.starts_with("MIG-"))
+    };
+    holdings.iter().find(|holding| of_board(&holding.id)).map(|holding| holding.pod.as_str())
 }
 
 /// Whether boards can be addressed.
@@ -59,6 +80,23 @@ mod tests {
             assert_eq!(judged.verdict == Verdict::Pass, passes, "{user} {effective}: {:?}", judged.verdict);
         }
         assert!(privileges_of("Uid:\t0\n").is_none());
+    }
+
+    #[test]
+    fn a_board_is_held_by_whole_by_part_or_by_time_slice() {
+        for (id, partitioned, held) in [
+            ("GPU-1", false, true),
+            ("GPU-1::3", false, true),
+            ("GPU-10", false, false),
+            ("GPU-2", true, false),
+            ("MIG-7", true, true),
+            ("MIG-7", false, false),
+            ("0000:3b:00.0", true, false),
+        ] {
+            let holdings = [Holding { id: id.to_owned(), pod: "team/pod".to_owned() }];
+            assert_eq!(holder(&holdings, "GPU-1", partitioned), held.then_some("team/pod"), "{id}");
+        }
+        assert_eq!(holder(&[], "GPU-1", true), None);
     }
 
     #[test]

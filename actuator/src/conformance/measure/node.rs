@@ -1,8 +1,17 @@
 //! What the machine is, and what this process may do on it.
 
-use std::{fs, os::unix::net::UnixStream, path::Path};
+use std::{fs, path::Path};
 
-use crate::conformance::{finding::Judgement, judge::node::privileges_of, measured::Privileges};
+use powercap_kubelet::KubeletError;
+
+use crate::{
+    conformance::{
+        finding::Answer,
+        judge::node::privileges_of,
+        measured::{Holding, Privileges},
+    },
+    devices::DeviceError,
+};
 
 /// What this process may do; `None` when the kernel does not say.
 #[must_use]
@@ -10,17 +19,23 @@ pub fn privileges() -> Option<Privileges> {
     privileges_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Whether the kubelet's socket takes a connection.
-#[must_use]
-pub fn pod_resources(socket: &Path) -> Judgement {
+/// Which pods hold which devices; `None` where there is no kubelet to be asked.
+pub async fn holdings(socket: &Path) -> Option<Answer<Vec<Holding>>> {
     if !socket.exists() {
-        let place = socket.display();
-        return Judgement::skipped(format!("no {place}: not a node of Kubernetes, or not mounted into this container"));
+        return None;
     }
-    match UnixStream::connect(socket) {
-        Ok(_) => Judgement::pass(),
-        Err(error) => Judgement::fail(format!("{}: {error}", socket.display())),
-    }
+    let answer = powercap_kubelet::pod_resources(socket).await;
+    let failed = |error: KubeletError| DeviceError::Failed { action: "ask the kubelet", why: error.to_string() };
+    Some(answer.map_err(failed).map(|answer| {
+        let mut holdings = Vec::new();
+        for pod in answer.pod_resources {
+            let devices = pod.containers.into_iter().flat_map(|container| container.devices);
+            for id in devices.flat_map(|devices| devices.device_ids) {
+                holdings.push(Holding { id, pod: format!("{}/{}", pod.namespace, pod.name) });
+            }
+        }
+        holdings
+    }))
 }
 
 /// The kernel's release.
