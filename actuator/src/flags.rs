@@ -23,6 +23,10 @@ pub enum Role {
     /// Runs on every node: applies its NodeFrequencies to the boards and CPUs, keeps the node inside its
     /// grant ten times a second, and reports what really holds. At its end every ceiling stays in force.
     Node(NodeFlags),
+    /// Checks on this node what the agent relies on: what boards and CPUs tell, how fast, and, with
+    /// --write, whether they keep to ceilings. The same checks run against the simulation. Exits with 0
+    /// when all passed, 1 when one failed, 2 when they could not be run.
+    Conformance(ConformanceFlags),
 }
 
 /// The node role.
@@ -66,6 +70,46 @@ pub struct NodeFlags {
     pub listen: SocketAddr,
 }
 
+/// The conformance suite.
+#[derive(Args, Clone, Debug)]
+pub struct ConformanceFlags {
+    /// List the checks and why each matters, and do nothing else.
+    #[arg(long)]
+    pub list: bool,
+    /// Also write: range locks and limits on each board in turn, and one CPU ceiling. No limit is raised;
+    /// originals are put back at the end, at a failure and at Ctrl-C. NVML tells no lock that somebody set
+    /// before, so that such a lock is lost. Refused while an agent holds the node's lock, a pod holds a
+    /// board, or a board is at work.
+    #[arg(long)]
+    pub write: bool,
+    /// With --write: go on although boards are held by pods or at work, for example by a load that was
+    /// started for this. Locks and limits show their effect under load only.
+    #[arg(long, requires = "write")]
+    pub force: bool,
+    /// Where a report is written that can be sent to us, as JSON: versions, models and figures. It holds no
+    /// serial numbers and no names.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Put the boards' UUIDs into the report, instead of hashes of them.
+    #[arg(long)]
+    pub with_uuids: bool,
+    /// The NVML library: a file name for the linker to find, or a path.
+    #[arg(long, default_value = "libnvidia-ml.so.1", value_name = "FILE")]
+    pub nvml_library: OsString,
+    /// Where the kernel shows cpufreq policies.
+    #[arg(long, default_value = "/sys/devices/system/cpu/cpufreq", value_name = "FOLDER")]
+    pub cpufreq_root: PathBuf,
+    /// Where the kernel shows RAPL energy counters.
+    #[arg(long, default_value = "/sys/class/powercap", value_name = "FOLDER")]
+    pub powercap_root: PathBuf,
+    /// Where the kubelet tells which pod holds which device.
+    #[arg(long, default_value = "/var/lib/kubelet/pod-resources/kubelet.sock", value_name = "SOCKET")]
+    pub pod_resources_socket: PathBuf,
+    /// The agent's journal: beside it lies the lock that an agent holds while it runs.
+    #[arg(long, default_value = "/var/lib/powercap/journal", value_name = "FILE")]
+    pub journal: PathBuf,
+}
+
 impl NodeFlags {
     /// Time from one decision to the next.
     #[must_use]
@@ -88,7 +132,7 @@ mod tests {
     #[test]
     fn a_node_needs_its_name_alone() {
         let flags = Flags::try_parse_from(["powercap-actuator", "node", "--node-name", "n1"]).unwrap();
-        let Role::Node(flags) = flags.role;
+        let Role::Node(flags) = flags.role else { panic!("the node role") };
         assert_eq!(flags.loop_period(), Duration::from_millis(100));
         assert!(
             Flags::try_parse_from(["powercap-actuator", "node", "--node-name", "n1", "--loop-period-ms", "1"]).is_err()

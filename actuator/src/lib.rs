@@ -7,7 +7,9 @@
 //! | [`hardware`] | what boards and CPUs are and say: plain data that everything else shares |
 //! | [`devices`] | NVML, cpufreq and RAPL |
 //! | [`node`] | the node role: observe, decide, apply, report |
+//! | [`conformance`] | the conformance role: measure, judge, report |
 
+pub mod conformance;
 pub mod devices;
 pub mod flags;
 pub mod hardware;

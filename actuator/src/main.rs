@@ -1,12 +1,15 @@
 //! `powercap-actuator`: one binary, a role per subcommand.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use powercap_actuator::{
+    conformance,
     flags::{Flags, Role},
     node,
 };
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let flags = Flags::parse();
     powercap_process::install_tls_provider();
     powercap_process::init_logging(flags.log_format);
@@ -17,7 +20,7 @@ fn main() -> anyhow::Result<()> {
         .thread_stack_size(512 << 10)
         .build()?;
     match flags.role {
-        Role::Node(flags) => runtime.block_on(node::run(flags))?,
+        Role::Node(flags) => runtime.block_on(node::run(flags)).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Role::Conformance(flags) => Ok(runtime.block_on(conformance::run(flags))),
     }
-    Ok(())
 }

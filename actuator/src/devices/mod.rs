@@ -5,6 +5,7 @@
 
 pub mod cpufreq;
 pub mod nvml;
+pub mod nvml_facts;
 pub mod pci;
 pub mod rapl;
 

@@ -138,7 +138,7 @@ impl Board for NvmlBoard<'_> {
 }
 
 /// The power over the last few milliseconds; `None` on a board without that sensor.
-fn instant_power(device: &Device<'_>) -> Result<Option<Watts>, NvmlError> {
+pub(super) fn instant_power(device: &Device<'_>) -> Result<Option<Watts>, NvmlError> {
     let lacking = |error: &NvmlError| {
         matches!(error, NvmlError::NotSupported | NvmlError::InvalidArg | NvmlError::FailedToLoadSymbol(_))
     };
@@ -173,7 +173,7 @@ fn clocks(device: &Device<'_>) -> Option<ClockGrid> {
     ClockGrid::new(clocks.into_iter().map(Megahertz::new))
 }
 
-const fn milliwatts(power_mw: u32) -> Watts {
+pub(super) const fn milliwatts(power_mw: u32) -> Watts {
     Watts::from_milliwatts(power_mw as u64)
 }
 
@@ -185,7 +185,7 @@ fn optional<T>(result: Result<T, NvmlError>, action: &'static str) -> Result<Opt
     }
 }
 
-fn failed(action: &'static str, error: NvmlError) -> DeviceError {
+pub(super) fn failed(action: &'static str, error: NvmlError) -> DeviceError {
     match error {
         NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
             DeviceError::Unsupported { action }

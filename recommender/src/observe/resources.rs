@@ -88,11 +88,13 @@ pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
     hasher.finish()
 }
 
-/// A node asks for a new decision by its labels, and when it has booted.
+/// A node asks for a new decision by its labels, when it has booted, and when a taint of it changes.
 #[must_use]
 pub fn labels_or_boot(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (spec_or_labels(node), boot_id(node)).hash(&mut hasher);
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let keys: Vec<_> = taints.into_iter().flatten().map(|taint| (&taint.key, &taint.effect)).collect();
+    (spec_or_labels(node), boot_id(node), keys).hash(&mut hasher);
     hasher.finish()
 }
 
