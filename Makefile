@@ -54,7 +54,9 @@ demo:
 
 e2e: prerequisites
 	@$(existing)
-	echo "here the API is tested, after \`make install\`; what caps, kills and evicts needs the cluster that we start"
+	echo "here the API is tested; the tests that cap, kill and evict need the cluster that we start"
+	kubectl get --output=name crd/powerdomains.powercapping.io >/dev/null || \
+		{ echo "first \`make install\`, or the API alone: kubectl apply --server-side -k manifests/crds" >&2; exit 1; }
 	cargo test --locked --quiet -p powercap-e2e --features cluster --test 'admit_bad_*'
 endif
 
