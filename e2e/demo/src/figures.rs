@@ -52,8 +52,9 @@ pub(crate) fn figures(score: &Score, events: &[Event], ready_seconds: Option<f64
         reported("demo_work_kept", score.work_kept, "ratio"),
         reported("demo_worst_above_cap", score.worst_above_watts, "W"),
         reported("demo_judged_s", Some(score.judged_s), "s"),
-        reported("demo_ready_s", ready_seconds, "s"),
     ]);
+    // Unknown where nobody said when the command began, or no cap was acknowledged; then it is left out.
+    rows.extend(ready_seconds.map(|seconds| reported("demo_ready_s", Some(seconds), "s")));
     rows
 }
 
@@ -114,5 +115,13 @@ mod tests {
         let short = events(&[EventKind::CapChanged { cap_watts: 2.0 }]);
         let score = Score { above_cap_s: Some(0.0), ..Score::default() };
         assert!(figures(&score, &short, None).iter().all(|row| row.holds));
+    }
+
+    #[test]
+    fn the_time_until_ready_is_there_where_it_is_known() {
+        let (score, ready) =
+            (Score { above_cap_s: Some(0.0), ..Score::default() }, |row: &Figure| row.name == "demo_ready_s");
+        assert!(!figures(&score, &[], None).iter().any(ready));
+        assert!(figures(&score, &[], Some(27.0)).iter().any(|row| ready(row) && row.value == Some(27.0)));
     }
 }

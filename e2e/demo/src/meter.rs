@@ -10,19 +10,26 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use powercap_simulated_hardware::{NodeSpec, Root};
 use powercap_simulator::judge::record::{NodePower, Sample};
 use tokio::process::{Child, Command};
 
-/// A node's true power and work, means of the last second.
+/// A node's true power, mean of the last second.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) node: String,
     pub(crate) ac_watts: f64,
-    /// Lowest and highest clock of its boards.
-    pub(crate) clocks_mhz: (u32, u32),
-    /// Work a second, in boards at full speed.
+    pub(crate) boards: Vec<Board>,
+}
+
+/// What a board truly does: means of the last second, and its clock now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Board {
+    pub(crate) uuid: String,
+    pub(crate) watts: f64,
+    pub(crate) clock_mhz: u32,
+    /// Work a second, 1 at full speed.
     pub(crate) work: f64,
-    pub(crate) boards: usize,
 }
 
 /// A program of the simulator, ended with SIGTERM and waited for.
@@ -70,14 +77,18 @@ impl Beside {
 /// Follows the judge's record while it grows.
 pub(crate) struct Tail {
     path: PathBuf,
+    hardware: Vec<NodeSpec>,
     reader: Option<BufReader<File>>,
     line: String,
     last_second: VecDeque<Sample>,
 }
 
 impl Tail {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, reader: None, line: String::new(), last_second: VecDeque::new() }
+    /// Of the record at `path`, of nodes with these folders of hardware.
+    pub(crate) fn new(path: PathBuf, folders: &[PathBuf]) -> Result<Self> {
+        let hardware = folders.iter().map(|folder| Root::new(folder).node().context("read what a node is"));
+        let hardware = hardware.collect::<Result<_>>()?;
+        Ok(Self { path, hardware, reader: None, line: String::new(), last_second: VecDeque::new() })
     }
 
     /// Takes in what was written since the last call.
@@ -104,47 +115,71 @@ impl Tail {
 
     /// Means of the last second, and when it ended (microseconds since 1970). Nodes whose simulation
     /// stands still are left out: they have no power, not zero power.
-    pub(crate) fn readings(&self) -> Option<(u64, Vec<Reading>)> {
-        let (first, last) = (self.last_second.front()?, self.last_second.back()?);
-        let readings = first.nodes.iter().zip(&last.nodes).filter_map(|(earlier, later)| {
-            let (before, after) = (earlier.power.as_ref()?, later.power.as_ref()?);
-            reading(&later.node, before, after)
+    pub(crate) fn readings<'a>(&'a self) -> Option<(u64, Vec<Reading>)> {
+        let last = self.last_second.back()?;
+        let readings = self.hardware.iter().filter_map(|node| {
+            let of_node =
+                |sample: &'a Sample| sample.nodes.iter().find(|other| other.node == node.node)?.power.as_ref();
+            let second: Option<Vec<_>> = self.last_second.iter().map(of_node).collect();
+            reading(node, &second?)
         });
         Some((last.wall_us, readings.collect()))
     }
 }
 
-fn reading(node: &str, before: &NodePower, after: &NodePower) -> Option<Reading> {
+/// The means of a node, of what the judge saw of it in the last second.
+fn reading(node: &NodeSpec, second: &[&NodePower]) -> Option<Reading> {
+    let (before, after) = (second.first()?, second.last()?);
     #[expect(clippy::cast_precision_loss, reason = "a few seconds in microseconds")]
     let seconds = after.stamped_us.checked_sub(before.stamped_us).filter(|passed| *passed > 0)? as f64 / 1e6;
-    let work = after.work_seconds.iter().sum::<f64>() - before.work_seconds.iter().sum::<f64>();
-    let (low, high) = (after.clock_mhz.iter().min(), after.clock_mhz.iter().max());
+    #[expect(clippy::cast_precision_loss, reason = "the samples of a second")]
+    let looks = second.len() as f64;
+    let board = |index: u32| {
+        let at = usize::try_from(index).ok()?;
+        Some(Board {
+            uuid: node.uuid(index),
+            watts: second.iter().filter_map(|power| power.board_watts.get(at)).sum::<f64>() / looks,
+            clock_mhz: *after.clock_mhz.get(at)?,
+            work: (after.work_seconds.get(at)? - before.work_seconds.get(at)?) / seconds,
+        })
+    };
     Some(Reading {
-        node: node.to_owned(),
+        node: node.node.clone(),
         ac_watts: (after.ac_joules - before.ac_joules) / seconds,
-        clocks_mhz: (low.copied().unwrap_or_default(), high.copied().unwrap_or_default()),
-        work: work / seconds,
-        boards: after.clock_mhz.len(),
+        boards: (0..node.boards).filter_map(board).collect(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use powercap_simulated_hardware::BoardSpec;
+
     use super::*;
 
     #[test]
     fn a_mean_is_energy_over_time() {
-        let before =
-            NodePower { stamped_us: 1_000_000, ac_joules: 100.0, work_seconds: vec![1.0, 1.0], ..Default::default() };
+        let node = NodeSpec::new("n1", 2, BoardSpec::h100_sxm());
+        let before = NodePower {
+            stamped_us: 1_000_000,
+            ac_joules: 100.0,
+            board_watts: vec![400.0, 100.0],
+            work_seconds: vec![1.0, 1.0],
+            ..Default::default()
+        };
         let after = NodePower {
             stamped_us: 2_000_000,
             ac_joules: 700.0,
+            board_watts: vec![500.0, 100.0],
             work_seconds: vec![2.0, 1.5],
             clock_mhz: vec![1980, 900],
             ..Default::default()
         };
-        let reading = reading("n1", &before, &after).unwrap();
-        assert_eq!((reading.ac_watts, reading.work, reading.clocks_mhz), (600.0, 1.5, (900, 1980)));
-        assert_eq!(super::reading("n1", &before, &before), None);
+        let reading = reading(&node, &[&before, &after]).unwrap();
+        assert_eq!((reading.node.as_str(), reading.ac_watts), ("n1", 600.0));
+        let expected = [(0, 450.0, 1980, 1.0), (1, 100.0, 900, 0.5)];
+        let boards =
+            expected.map(|(index, watts, clock_mhz, work)| Board { uuid: node.uuid(index), watts, clock_mhz, work });
+        assert_eq!(reading.boards, boards);
+        assert_eq!(super::reading(&node, &[&before, &before]), None);
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
 use kube::{Api, Client};
+use powercap_e2e::cluster::existing::hardware_folders;
 use powercap_simulator::judge::score::{Event, EventKind};
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
@@ -82,7 +83,8 @@ impl Play {
         std::fs::write(&control, REQUESTS_PER_SECOND[0].to_string()).context("write the clients' rate")?;
         let mut judge =
             vec!["judge".to_owned(), "--out".to_owned(), record.display().to_string(), "--hardware".to_owned()];
-        judge.extend(hardware_folders()?);
+        let folders = hardware_folders()?;
+        judge.extend(folders.iter().map(|folder| folder.display().to_string()));
         let traffic = [
             "traffic",
             "--target",
@@ -101,7 +103,7 @@ impl Play {
             cluster: Cluster::new(client.clone()),
             judge: Beside::start("judge", simulator, &judge, &out.join("judge.log"))?,
             traffic: Beside::start("clients", simulator, &traffic, &out.join("traffic.log"))?,
-            tail: Tail::new(record.clone()),
+            tail: Tail::new(record.clone(), &folders)?,
             control,
             traffic_figures,
             record,
@@ -243,19 +245,6 @@ impl Play {
         let wall_us = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
         self.events.push(Event { wall_us, kind });
     }
-}
-
-/// The folders of the nodes' simulated hardware, which `cluster run` names the directory of.
-fn hardware_folders() -> Result<Vec<String>> {
-    let directory = std::env::var("POWERCAP_CLUSTER_DIR")
-        .context("POWERCAP_CLUSTER_DIR is not set; run the demo by `cluster run`")?;
-    let nodes = Path::new(&directory).join("nodes");
-    let mut folders = Vec::new();
-    for entry in std::fs::read_dir(&nodes).with_context(|| format!("list {}", nodes.display()))? {
-        folders.push(entry?.path().join("hardware").display().to_string());
-    }
-    folders.sort();
-    Ok(folders)
 }
 
 async fn inference_address(client: &Client) -> Result<String> {

@@ -1,24 +1,29 @@
 //! What the cluster says of itself: our objects, read a few times a second, and what changed in them.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
-    Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    Api, Client, ResourceExt,
+    api::{ListParams, PartialObjectMeta, Patch, PatchParams},
 };
 use powercap_common::{
-    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain, Tenant},
     condition::{self, Truth, kind},
     reason::Reason,
+    selector::Selector,
 };
 use serde_json::json;
 
 /// Our objects at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) domains: Vec<PowerDomain>,
     pub(crate) policies: Vec<PowerCappingPolicy>,
     pub(crate) nodes: Vec<NodeFrequencies>,
+    /// All pods, of which labels are read alone.
+    pub(crate) pods: Vec<PartialObjectMeta<Pod>>,
 }
 
 /// Something that changed, and why.
@@ -42,15 +47,20 @@ impl Cluster {
 
     pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
         let everything = ListParams::default();
-        let (domains, policies, nodes) = (
+        let (domains, policies, nodes, pods) = (
             Api::<PowerDomain>::all(self.client.clone()),
             Api::<PowerCappingPolicy>::all(self.client.clone()),
             Api::<NodeFrequencies>::all(self.client.clone()),
+            Api::<Pod>::all(self.client.clone()),
         );
-        let (domains, policies, nodes) =
-            tokio::try_join!(domains.list(&everything), policies.list(&everything), nodes.list(&everything))
-                .context("list PowerDomains, PowerCappingPolicies and NodeFrequencies")?;
-        Ok(Snapshot { domains: domains.items, policies: policies.items, nodes: nodes.items })
+        let (domains, policies, nodes, pods) = tokio::try_join!(
+            domains.list(&everything),
+            policies.list(&everything),
+            nodes.list(&everything),
+            pods.list_metadata(&everything)
+        )
+        .context("list PowerDomains, PowerCappingPolicies, NodeFrequencies and pods")?;
+        Ok(Snapshot { domains: domains.items, policies: policies.items, nodes: nodes.items, pods: pods.items })
     }
 
     /// Edits a domain's cap, as a person would.
@@ -71,6 +81,32 @@ impl Snapshot {
         !self.nodes.is_empty()
             && self.nodes.iter().all(|node| node.spec.power_limit_watts.is_some() && node_acknowledged(node))
             && granted <= cap_watts
+    }
+}
+
+impl Snapshot {
+    /// The boards, by UUID, that serve a policy's pods: those whose tenants it selects, and those that it holds.
+    pub(crate) fn boards_of(&self, policy: &PowerCappingPolicy) -> BTreeSet<String> {
+        let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
+        let selector = Selector::try_from(&policy.spec.selector).ok();
+        let selects = |tenant: &Tenant| {
+            let is_tenant = |pod: &&PartialObjectMeta<Pod>| {
+                pod.name_any() == tenant.name && pod.namespace().as_ref() == Some(&tenant.namespace)
+            };
+            tenant.namespace == namespace
+                && selector
+                    .as_ref()
+                    .zip(self.pods.iter().find(is_tenant))
+                    .is_some_and(|(selector, pod)| selector.matches(pod.labels()))
+        };
+        let set_by = format!("powercappingpolicy/{namespace}/{name}");
+        let boards = |node: &NodeFrequencies| {
+            let held = node.spec.gpu_frequencies.iter().filter(|gpu| gpu.set_by == set_by).map(|gpu| gpu.uuid.clone());
+            let gpus = node.status.iter().flat_map(|status| &status.gpus);
+            let selected = gpus.filter(|gpu| gpu.tenants.iter().any(selects)).map(|gpu| gpu.uuid.clone());
+            held.chain(selected).collect::<Vec<_>>()
+        };
+        self.nodes.iter().flat_map(boards).collect()
     }
 }
 

@@ -6,7 +6,7 @@ mod screen;
 pub(crate) use lines::{change_line, status_line};
 pub(crate) use screen::Screen;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
@@ -14,7 +14,7 @@ use powercap_common::{
 };
 
 use crate::{
-    meter::Reading,
+    meter::{Board, Reading},
     watch::{Change, Snapshot},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct View {
     pub(crate) nodes: Vec<NodeRow>,
     pub(crate) policies: Vec<PolicyRow>,
     pub(crate) requests: Option<Requests>,
+    /// All boards, as last measured.
+    pub(crate) boards: Vec<Board>,
     /// (second, change), the newest last.
     pub(crate) changes: VecDeque<(f64, Change)>,
 }
@@ -45,22 +47,42 @@ pub(crate) struct View {
 pub(crate) struct DomainRow {
     pub(crate) name: String,
     pub(crate) cap_watts: u32,
-    pub(crate) true_watts: f64,
+    pub(crate) true_watts: Option<f64>,
     pub(crate) measured_watts: Option<u32>,
     pub(crate) committed_watts: Option<u32>,
 }
 
 pub(crate) struct NodeRow {
     pub(crate) name: String,
-    pub(crate) true_watts: f64,
+    pub(crate) true_watts: Option<f64>,
     pub(crate) grant_watts: Option<u32>,
     pub(crate) held_watts: Option<u32>,
-    /// Lowest and highest true clock of its boards.
+    pub(crate) boards: Option<Boards>,
+    pub(crate) reason: String,
+}
+
+/// What some boards truly do together.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Boards {
+    pub(crate) count: usize,
+    pub(crate) watts: f64,
+    /// Lowest and highest clock.
     pub(crate) clocks_mhz: (u32, u32),
     /// Work a second, in boards at full speed.
     pub(crate) work: f64,
-    pub(crate) boards: usize,
-    pub(crate) reason: String,
+}
+
+impl Boards {
+    /// `None` without boards: nothing is known then.
+    fn of<'a>(boards: impl Iterator<Item = &'a Board> + Clone) -> Option<Self> {
+        let clocks = boards.clone().map(|board| board.clock_mhz);
+        Some(Self {
+            clocks_mhz: (clocks.clone().min()?, clocks.max()?),
+            count: boards.clone().count(),
+            watts: boards.clone().map(|board| board.watts).sum(),
+            work: boards.map(|board| board.work).sum(),
+        })
+    }
 }
 
 pub(crate) struct PolicyRow {
@@ -68,9 +90,10 @@ pub(crate) struct PolicyRow {
     pub(crate) mode: String,
     pub(crate) cap_watts: u32,
     pub(crate) power_watts: Option<u32>,
-    pub(crate) devices: u32,
+    /// By UUID, the boards of its pods.
+    uuids: BTreeSet<String>,
+    pub(crate) boards: Option<Boards>,
     pub(crate) ceiling_mhz: Option<u32>,
-    pub(crate) triggered: Truth,
     pub(crate) within: Truth,
     pub(crate) reason: String,
 }
@@ -86,11 +109,18 @@ pub(crate) struct Requests {
 impl View {
     /// Takes in a reading of the true power.
     pub(crate) fn measured(&mut self, second: f64, nodes: &[Reading], cap_watts: u32) {
+        if nodes.is_empty() {
+            return;
+        }
         let watts = nodes.iter().map(|node| node.ac_watts).sum();
         push(&mut self.power, second, watts);
         push(&mut self.cap, second, f64::from(cap_watts));
         for domain in &mut self.domains {
-            domain.true_watts = watts;
+            domain.true_watts = Some(watts);
+        }
+        self.boards = nodes.iter().flat_map(|node| node.boards.clone()).collect();
+        for policy in &mut self.policies {
+            policy.measure(&self.boards);
         }
         for reading in nodes {
             if let Some(row) = self.nodes.iter_mut().find(|row| row.name == reading.node) {
@@ -105,9 +135,9 @@ impl View {
 
     /// Takes in what the cluster says of itself.
     pub(crate) fn observed(&mut self, snapshot: &Snapshot) {
-        let true_watts = self.power.back().map_or(0.0, |(_, watts)| *watts);
+        let true_watts = self.power.back().map(|(_, watts)| *watts);
         self.domains = snapshot.domains.iter().map(|domain| DomainRow::new(domain, true_watts)).collect();
-        self.policies = snapshot.policies.iter().map(PolicyRow::new).collect();
+        self.policies = snapshot.policies.iter().map(|policy| PolicyRow::new(policy, snapshot, &self.boards)).collect();
         for node in &snapshot.nodes {
             let name = &node.spec.node_name;
             if !self.nodes.iter().any(|row| row.name == *name) {
@@ -137,7 +167,7 @@ fn push(series: &mut VecDeque<(f64, f64)>, second: f64, watts: f64) {
 }
 
 impl DomainRow {
-    fn new(domain: &PowerDomain, true_watts: f64) -> Self {
+    fn new(domain: &PowerDomain, true_watts: Option<f64>) -> Self {
         let status = domain.status.clone().unwrap_or_default();
         Self {
             name: domain.metadata.name.clone().unwrap_or_default(),
@@ -153,21 +183,17 @@ impl NodeRow {
     fn unknown(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            true_watts: 0.0,
+            true_watts: None,
             grant_watts: None,
             held_watts: None,
-            clocks_mhz: (0, 0),
-            work: 0.0,
-            boards: 0,
+            boards: None,
             reason: String::new(),
         }
     }
 
     fn measure(&mut self, reading: &Reading) {
-        self.true_watts = reading.ac_watts;
-        self.clocks_mhz = reading.clocks_mhz;
-        self.work = reading.work;
-        self.boards = reading.boards;
+        self.true_watts = Some(reading.ac_watts);
+        self.boards = Boards::of(reading.boards.iter());
     }
 
     fn observe(&mut self, node: &NodeFrequencies) {
@@ -181,22 +207,28 @@ impl NodeRow {
 }
 
 impl PolicyRow {
-    fn new(policy: &PowerCappingPolicy) -> Self {
+    fn new(policy: &PowerCappingPolicy, snapshot: &Snapshot, boards: &[Board]) -> Self {
         let status = policy.status.clone().unwrap_or_default();
         let reason_of = |type_: &str| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
             condition.map_or_else(String::new, |condition| condition.reason.clone())
         };
-        Self {
+        let mut row = Self {
             name: policy.metadata.name.clone().unwrap_or_default(),
             mode: format!("{:?}", policy.spec.mode),
             cap_watts: policy.spec.power_cap_limit_watts,
             power_watts: status.current_power_watts,
-            devices: status.matched_devices,
+            uuids: snapshot.boards_of(policy),
+            boards: None,
             ceiling_mhz: status.recommended_max_megahertz,
-            triggered: condition::truth(&status.conditions, kind::CAP_TRIGGERED),
             within: condition::truth(&status.conditions, kind::WITHIN_CAP),
             reason: reason_of(kind::CAP_TRIGGERED),
-        }
+        };
+        row.measure(boards);
+        row
+    }
+
+    fn measure(&mut self, boards: &[Board]) {
+        self.boards = Boards::of(boards.iter().filter(|board| self.uuids.contains(&board.uuid)));
     }
 }

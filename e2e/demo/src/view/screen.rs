@@ -15,7 +15,7 @@ use ratatui::{
     widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph, Row, Table},
 };
 
-use super::{CHART_SECONDS, View};
+use super::{Boards, CHART_SECONDS, DomainRow, View};
 
 /// A terminal in full-screen mode, put back when dropped.
 pub(crate) struct Screen(DefaultTerminal);
@@ -73,21 +73,9 @@ fn table_height(rows: usize) -> u16 {
 fn headline(view: &View) -> Paragraph<'_> {
     let mut spans = vec![Span::from(format!(" {:.0} s  ", view.elapsed)).bold()];
     for domain in &view.domains {
-        let under = domain.true_watts <= f64::from(domain.cap_watts);
-        let style = if under { Style::new().green() } else { Style::new().red() };
-        spans.push(Span::styled(
-            format!(
-                "{} {:.0} W {} cap {} W  ",
-                domain.name,
-                domain.true_watts,
-                if under { "≤" } else { ">" },
-                domain.cap_watts
-            ),
-            style.bold(),
-        ));
-        let reckoned = domain.measured_watts.map_or_else(|| "?".to_owned(), |watts| watts.to_string());
-        let committed = domain.committed_watts.map_or_else(|| "?".to_owned(), |watts| watts.to_string());
-        spans.push(Span::from(format!("reckoned {reckoned} W, committed {committed} W  ")).dim());
+        spans.push(power_against_cap(domain));
+        let (reported, committed) = (number(domain.measured_watts), number(domain.committed_watts));
+        spans.push(Span::from(format!("reported {reported} W, committed {committed} W  ")).dim());
     }
     if let Some(requests) = view.requests {
         spans.push(Span::from(format!(
@@ -96,6 +84,15 @@ fn headline(view: &View) -> Paragraph<'_> {
         )));
     }
     Paragraph::new(vec![Line::from(spans), Line::from(format!(" {}  (q to stop)", view.phase)).dim()])
+}
+
+fn power_against_cap(domain: &DomainRow) -> Span<'static> {
+    let (name, cap) = (&domain.name, domain.cap_watts);
+    let Some(watts) = domain.true_watts else {
+        return Span::from(format!("{name}: cap {cap} W, true power is not known yet  ")).yellow().bold();
+    };
+    let (sign, color) = if watts <= f64::from(cap) { ("≤", Color::Green) } else { (">", Color::Red) };
+    Span::styled(format!("{name} {watts:.0} W {sign} cap {cap} W  "), Style::new().fg(color).bold())
 }
 
 fn power_chart(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -127,17 +124,21 @@ fn node_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let rows = view.nodes.iter().map(|node| {
         Row::new([
             node.name.clone(),
-            format!("{:.0}", node.true_watts),
-            watts(node.grant_watts),
-            watts(node.held_watts),
-            format!("{}–{}", node.clocks_mhz.0, node.clocks_mhz.1),
-            format!("{:.1} of {}", node.work, node.boards),
+            whole(node.true_watts),
+            number(node.grant_watts),
+            number(node.held_watts),
+            clocks(node.boards.as_ref()),
+            work(node.boards.as_ref()),
             node.reason.clone(),
         ])
     });
     let widths = [12, 9, 9, 9, 12, 11].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
     let header = Row::new(["node", "power W", "grant W", "holds W", "boards MHz", "work", "reason"]).bold();
-    frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered()), area);
+    let table = Table::new(rows, widths).header(header);
+    frame.render_widget(
+        table.block(Block::bordered().title(" nodes: what each may draw and what it truly does ")),
+        area,
+    );
 }
 
 fn policy_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -145,20 +146,27 @@ fn policy_table(frame: &mut Frame<'_>, area: Rect, view: &View) {
         Row::new([
             policy.name.clone(),
             policy.mode.clone(),
-            watts(policy.power_watts),
             policy.cap_watts.to_string(),
-            policy.devices.to_string(),
-            watts(policy.ceiling_mhz),
-            truth(policy.triggered).to_owned(),
+            number(policy.power_watts),
             truth(policy.within).to_owned(),
+            whole(policy.boards.as_ref().map(|boards| boards.watts)),
+            number(policy.ceiling_mhz),
+            clocks(policy.boards.as_ref()),
+            work(policy.boards.as_ref()),
             policy.reason.clone(),
         ])
     });
-    let widths = [12, 9, 9, 9, 8, 12, 10, 8].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
+    let widths = [12, 8, 6, 8, 7, 9, 11, 11, 11].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
     let header =
-        Row::new(["policy", "mode", "power W", "cap W", "boards", "ceiling MHz", "triggered", "within", "reason"])
-            .bold();
-    frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered()), area);
+        ["policy", "mode", "cap W", "reported", "within", "boards W", "ceiling MHz", "boards MHz", "work", "reason"];
+    let table = Table::new(rows, widths).header(Row::new(header).bold());
+    frame.render_widget(
+        table.block(
+            Block::bordered()
+                .title(" policies: caps of pods, what is reported of them, and what their boards truly do "),
+        ),
+        area,
+    );
 }
 
 fn change_list(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -176,8 +184,25 @@ fn change_list(frame: &mut Frame<'_>, area: Rect, view: &View) {
     );
 }
 
-fn watts(watts: Option<u32>) -> String {
-    watts.map_or_else(|| "–".to_owned(), |watts| watts.to_string())
+fn number(value: Option<u32>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+fn whole(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"))
+}
+
+fn clocks(boards: Option<&Boards>) -> String {
+    match boards.map(|boards| boards.clocks_mhz) {
+        None => "–".to_owned(),
+        Some((low, high)) if low == high => high.to_string(),
+        Some((low, high)) => format!("{low}–{high}"),
+    }
+}
+
+/// In boards at full speed, of how many.
+fn work(boards: Option<&Boards>) -> String {
+    boards.map_or_else(|| "–".to_owned(), |boards| format!("{:.1} of {}", boards.work, boards.count))
 }
 
 fn truth(truth: Truth) -> &'static str {
@@ -190,35 +215,80 @@ fn truth(truth: Truth) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use powercap_common::api::{PowerDomain, PowerDomainSpec};
+    use powercap_common::api::{NodeFrequencies, PowerCappingPolicy, PowerDomain};
     use ratatui::{Terminal, backend::TestBackend};
+    use serde_json::json;
 
     use super::*;
     use crate::{
-        meter::Reading,
+        meter::{Board, Reading},
         watch::{Change, Snapshot},
     };
 
-    #[test]
-    fn the_screen_tells_power_cap_clocks_work_and_the_reason_of_a_change() {
-        let spec: PowerDomainSpec = serde_json::from_value(serde_json::json!({
-            "powerCapLimitWatts": 9000, "nodeSelector": {"matchLabels": {"rack": "r1"}},
+    /// One node of two boards: the training pod's, and one that nobody uses.
+    fn snapshot() -> Snapshot {
+        let domain: PowerDomain = serde_json::from_value(json!({
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerDomain", "metadata": {"name": "rack"},
+            "spec": {"powerCapLimitWatts": 9000, "nodeSelector": {"matchLabels": {"rack": "r1"}}},
         }))
         .unwrap();
-        let mut view = View::default();
-        view.observed(&Snapshot { domains: vec![PowerDomain::new("rack", spec)], ..Snapshot::default() });
-        let reading =
-            Reading { node: "node-1".to_owned(), ac_watts: 9400.0, clocks_mhz: (1275, 1440), work: 6.5, boards: 8 };
-        view.measured(61.0, &[reading], 9000);
+        let policy: PowerCappingPolicy = serde_json::from_value(json!({
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy",
+            "metadata": {"name": "training", "namespace": "demo"},
+            "spec": {"powerCapLimitWatts": 500, "selector": {"matchLabels": {"app": "training"}}, "mode": "Enforce"},
+            "status": {"currentPowerWatts": 470, "recommendedMaxMegahertz": 1290},
+        }))
+        .unwrap();
+        let gpu = |uuid: &str, tenants: serde_json::Value| {
+            json!({
+                "uuid": uuid, "model": "H100", "minGraphicsMegahertz": 210, "maxGraphicsMegahertz": 1980,
+                "minPowerLimitWatts": 200, "maxPowerLimitWatts": 700, "state": "Applied", "reason": "PolicyCap",
+                "tenants": tenants,
+            })
+        };
+        let node: NodeFrequencies = serde_json::from_value(json!({
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "NodeFrequencies", "metadata": {"name": "node-1"},
+            "spec": {"nodeName": "node-1", "epoch": {"term": 1, "sequence": 1}, "powerLimitWatts": 4500},
+            "status": {"gpus": [gpu("GPU-a", json!([{"namespace": "demo", "name": "training-0"}])), gpu("GPU-b", json!([]))]},
+        }))
+        .unwrap();
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "training-0", "namespace": "demo", "labels": {"app": "training"}},
+        }));
+        Snapshot { domains: vec![domain], policies: vec![policy], nodes: vec![node], pods: vec![pod.unwrap()] }
+    }
+
+    #[test]
+    fn the_screen_tells_power_cap_clocks_work_and_the_reason_of_a_change() {
+        let mut view = View { elapsed: 61.0, ..View::default() };
+        view.observed(&snapshot());
+        let board = |uuid: &str, watts, clock_mhz, work| Board { uuid: uuid.to_owned(), watts, clock_mhz, work };
+        let boards = vec![board("GPU-a", 468.4, 1275, 0.7), board("GPU-b", 75.0, 1440, 0.0)];
+        view.measured(61.0, &[Reading { node: "node-1".to_owned(), ac_watts: 9400.0, boards }], 9000);
         let (object, what) = ("node node-1".to_owned(), "grant 5750 W → 4500 W".to_owned());
         view.changed(60.2, Change { object, what, reason: "DomainCap".to_owned() });
 
         let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
         terminal.draw(|frame| draw(frame, &view)).unwrap();
         let seen = terminal.backend().to_string();
-        for expected in ["rack 9400 W > cap 9000 W", "1275–1440", "6.5 of 8", "grant 5750 W → 4500 W", "DomainCap"]
+        for expected in ["rack 9400 W > cap 9000 W", "1275–1440", "0.7 of 2", "grant 5750 W → 4500 W", "DomainCap"]
         {
             assert!(seen.contains(expected), "no «{expected}» in\n{seen}");
         }
+        // The policy's row speaks of its own board alone.
+        let row = seen.lines().find(|line| line.contains("training ")).unwrap();
+        for expected in ["Enforce", "500", "470", "468", "1290", "1275 ", "0.7 of 1"] {
+            assert!(row.contains(expected), "no «{expected}» in\n{seen}");
+        }
+    }
+
+    #[test]
+    fn before_anything_is_known_the_screen_says_so_and_shows_no_numbers() {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let mut view = View::default();
+        view.observed(&snapshot());
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let seen = terminal.backend().to_string();
+        assert!(seen.contains("true power is not known yet"), "{seen}");
     }
 }
