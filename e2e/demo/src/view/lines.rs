@@ -34,7 +34,9 @@ pub(crate) fn status_line(view: &View) -> String {
     let of_nodes = || view.nodes.iter().filter_map(|node| node.boards.as_ref());
     let (work, boards) =
         (of_nodes().map(|boards| boards.work).sum::<f64>(), of_nodes().map(|boards| boards.count).sum::<usize>());
-    let _ = write!(line, "| work {work:.1} of {boards} boards");
+    if boards > 0 {
+        let _ = write!(line, "| work {work:.1} of {boards} boards");
+    }
     if let Some(requests) = view.requests {
         let _ = write!(line, ", {:.1} requests/s, p99 {:.0} ms", requests.per_second, requests.p99_ms);
     }
