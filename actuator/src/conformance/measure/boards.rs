@@ -12,7 +12,7 @@ use super::Stop;
 use crate::{
     conformance::{
         finding::Answer,
-        judge::boards::SAMPLE_CALLS,
+        judge::boards::SAMPLE,
         measured::{BoardRead, Calls, Watched},
         series::Series,
     },
@@ -97,11 +97,16 @@ fn take(series: &mut Answer<Series>, begin: Instant, reading: Answer<f64>) {
 }
 
 fn calls(board: &mut NvmlBoard<'_>, device: &Device<'_>, stop: &Stop) -> Vec<Calls> {
-    let [limit, clock, power] = SAMPLE_CALLS;
+    let sample = |board: &mut NvmlBoard<'_>| -> Answer<()> {
+        board.read_limit()?;
+        board.read_clock()?;
+        board.read_power().map(drop)
+    };
     vec![
-        timed(limit, stop, || board.read_limit().is_ok()),
-        timed(clock, stop, || board.read_clock().is_ok()),
-        timed(power, stop, || board.read_power().is_ok()),
+        timed(SAMPLE, stop, || sample(board).is_ok()),
+        timed("limit", stop, || board.read_limit().is_ok()),
+        timed("clock", stop, || board.read_clock().is_ok()),
+        timed("power", stop, || board.read_power().is_ok()),
         timed("average power", stop, || facts::power_average(device).is_ok()),
         timed("energy", stop, || facts::energy_mj(device).is_ok()),
         timed("throttle reasons", stop, || facts::throttle_reasons(device).is_ok()),
