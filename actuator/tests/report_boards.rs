@@ -11,7 +11,7 @@ use powercap_actuator::{
         decide::{State, decide},
         observation::Observation,
         observe::Profiles,
-        status::{self, Particulars},
+        status::{self, Particulars, Problems},
         tenants::{Holdings, Tenancy},
     },
 };
@@ -25,7 +25,7 @@ use rack::{BUSY, Rack};
 fn stated(seen: &Observation, profiles: &Profiles, tenancy: &Tenancy) -> Vec<GpuStatus> {
     let plan = decide(seen, None, &State::default());
     let particulars = Particulars { profiles, tenancy };
-    status::state(seen, None, &plan.account, None, 0, "boot", particulars).status.gpus
+    status::state(seen, None, &plan.account, &Problems::default(), 0, "boot", particulars).status.gpus
 }
 
 fn profile(instant_power: bool, slices: Option<&[&str]>) -> Arc<Profile> {

@@ -16,8 +16,8 @@ use k8s_openapi::{
 };
 use kube::{Api, api::ListParams};
 use powercap_common::api::PowerDomain;
-use powercap_simulated_hardware::Root;
 use powercap_e2e::cluster::existing::hardware_folders;
+use powercap_simulated_hardware::Root;
 use rack::{Rack, process::processes};
 use serde_json::json;
 

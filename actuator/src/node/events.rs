@@ -217,7 +217,7 @@ mod tests {
         };
         let status = NodeFrequenciesStatus { gpus: gpus.iter().enumerate().map(gpu).collect(), ..Default::default() };
         let message = if ready == Reason::Enforcing { String::new() } else { format!("because of {ready}") };
-        Statement { status, ready: Verdict { truth: Truth::True, reason: ready, message } }
+        Statement { status, ready: Verdict { truth: Truth::True, reason: ready, message }, lease: None }
     }
 
     /// What is told of these statements, one each tenth of a second, and for two seconds after the last.

@@ -103,7 +103,7 @@ impl Snapshot {
         let boards = |node: &NodeFrequencies| {
             let held = node.spec.gpu_frequencies.iter().filter(|gpu| gpu.set_by == set_by).map(|gpu| gpu.uuid.clone());
             let gpus = node.status.iter().flat_map(|status| &status.gpus);
-            let selected = gpus.filter(|gpu| gpu.tenants.iter().any(selects)).map(|gpu| gpu.uuid.clone());
+            let selected = gpus.filter(|gpu| gpu.tenants.iter().flatten().any(selects)).map(|gpu| gpu.uuid.clone());
             held.chain(selected).collect::<Vec<_>>()
         };
         self.nodes.iter().flat_map(boards).collect()
