@@ -21,7 +21,7 @@ use rack::{BUSY, Rack, TICK, ceiling, granted};
 #[test]
 fn a_cut_is_told_with_what_was_asked_for_written_and_read_back() {
     let mut rack = Rack::new(8, 0.0, 0.0, BUSY);
-    let mut orders = granted(7, 7000);
+    let mut orders = granted(7, 5000);
     orders.boards.insert("GPU-3".into(), ceiling(Some(1201), Some(350)));
     let (mut audit, mut lines) = (Audit::default(), Vec::new());
     for _ in 0..40 {
@@ -34,7 +34,8 @@ fn a_cut_is_told_with_what_was_asked_for_written_and_read_back() {
         let told = |kind| lines.iter().find(|line| line.device == device && line.kind == kind).unwrap();
         let limit = told(WriteKind::PowerLimit);
         assert_eq!((limit.epoch, limit.accepted), (Epoch { term: 1, sequence: 7 }, true));
-        assert_eq!(limit.effective, limit.written, "a limit is told once it was read back");
+        let apart = limit.effective.unwrap() - limit.written.unwrap();
+        assert!(apart.abs() < 0.5, "a limit is told once it was read back: {limit:?}");
         assert!(told(WriteKind::GraphicsClock).effective.is_some());
     }
     let asked = |kind| lines.iter().find(|line| line.device == "GPU-3" && line.kind == kind).unwrap().requested;
