@@ -7,6 +7,7 @@ use powercap_common::{reason::Reason, units::Watts};
 use super::{
     BoardWrite, Plan,
     budget::exposure,
+    ceiling::IDLE_PERCENT,
     draft::{self, Draft, draft, draft_blind},
     drift::Ordered,
     shares::{Claim, divide},
@@ -114,7 +115,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
     for (board, draft) in &mut drafts {
         let Some(raise) = draft.raise.take() else { continue };
         let present = exposure(board, plan.state.board(board));
-        let with_raise = in_force.saturating_sub(present) + raise;
+        let with_raise = in_force.saturating_sub(present) + raise.max(present);
         if budget.is_none_or(|budget| with_raise <= budget) {
             in_force = with_raise;
             draft.raise = Some(raise);
@@ -125,10 +126,10 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
     }
 }
 
-/// A board that answers, takes at least one kind of write, and is not somebody else's for now.
+/// A board that answers, takes at least one kind of write and keeps to it.
 fn steerable(board: &SeenBoard, state: &State) -> bool {
-    let yielded = state.board(board).is_some_and(|state| state.drift.yielded());
-    board.fresh().filter(|_| !yielded).is_some_and(|reading| {
+    let beyond_control = state.board(board).is_some_and(|state| state.drift.beyond_control());
+    board.fresh().filter(|_| !beyond_control).is_some_and(|reading| {
         reading.limit_knob.usable() || (reading.clock_knob.usable() && board.traits.clocks.is_some())
     })
 }
@@ -189,6 +190,16 @@ fn parties(boards: &[&SeenBoard], orders: &Orders, state: &State) -> (Vec<Claim>
     (parties, party_of)
 }
 
+/// A board with work that runs at a ceiling below what its orders permit would draw more: nobody knows
+/// how much.
+fn held_back(board: &SeenBoard, orders: &Orders, state: &State) -> bool {
+    let (Some(grid), Some(reading)) = (&board.traits.clocks, board.fresh()) else { return false };
+    let Some(ceiling) = state.board(board).and_then(|state| state.ceiling) else { return false };
+    let top = draft::top(grid, orders.boards.get(&board.traits.uuid));
+    let busy = reading.power >= board.traits.max_limit.percent(IDLE_PERCENT);
+    busy && ceiling < top && reading.clock.is_some_and(|clock| clock >= ceiling)
+}
+
 fn claim(board: &SeenBoard, orders: &Orders, state: &State) -> Claim {
     let most = most(board, orders);
     let power = board.fresh().map_or(most, |reading| reading.power);
@@ -196,7 +207,7 @@ fn claim(board: &SeenBoard, orders: &Orders, state: &State) -> Claim {
         Some(state) => (state.share, state.demand.peak.max(power)),
         None => (exposure(board, None), power),
     };
-    let hungry = demand >= share.percent(HUNGRY_PERCENT);
+    let hungry = demand >= share.percent(HUNGRY_PERCENT) || held_back(board, orders, state);
     let want = if hungry { most } else { demand.percent(115) + Watts::new(15) };
     let order = orders.ceiling(&board.traits.uuid).map_or(0, |ceiling| ceiling.shed_order);
     Claim { least: board.traits.min_limit, want, most, boards: 1, order }

@@ -61,6 +61,11 @@ pub(super) fn exposure(board: &SeenBoard, state: Option<&BoardState>) -> Watts {
     if board.out_of_reach() || state.is_some_and(|state| state.drift.distrusted()) {
         return board.traits.max_limit;
     }
+    stated(board, state)
+}
+
+/// The same, believing the board.
+pub(super) fn stated(board: &SeenBoard, state: Option<&BoardState>) -> Watts {
     let read = board.reading.and_then(|reading| reading.limit).unwrap_or(board.traits.max_limit);
     read.max(state.and_then(|state| state.unconfirmed).unwrap_or_default())
 }

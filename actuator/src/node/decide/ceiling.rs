@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Raises come no faster than this.
 pub(super) const RAISE_PERIOD: Duration = Duration::from_millis(300);
 /// Below this share of the highest limit a board has nothing to do.
-const IDLE_PERCENT: u32 = 20;
+pub(super) const IDLE_PERCENT: u32 = 20;
 /// How long it must have had nothing to do.
 const IDLE_FOR: Duration = Duration::from_secs(2);
 /// First pause after a step that proved too high; doubles up to the longest.

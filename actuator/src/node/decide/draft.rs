@@ -13,7 +13,7 @@ use powercap_common::{
 use super::{
     Plan,
     boards::most,
-    budget::exposure,
+    budget::{exposure, stated},
     ceiling::{Governor, RAISE_PERIOD, Situation},
     state::BoardState,
 };
@@ -60,7 +60,7 @@ pub(super) fn draft(board: &SeenBoard, share: Watts, orders: &Orders, now: Durat
 
 fn limit(draft: &mut Draft, board: &SeenBoard, orders: &Orders, now: Duration, state: Option<&BoardState>) {
     let most = most(board, orders);
-    let present = exposure(board, state);
+    let present = stated(board, state);
     let target = draft.share.clamp(board.traits.min_limit, most);
     let ordered = state.and_then(|state| state.limit);
     let again = state.is_some_and(|state| state.drift.limit_again);
@@ -102,7 +102,8 @@ fn govern(
     draft.governor = Some(governor);
 }
 
-fn top(grid: &ClockGrid, ceiling: Option<&BoardCeiling>) -> Megahertz {
+/// The highest ceiling that the orders permit.
+pub(super) fn top(grid: &ClockGrid, ceiling: Option<&BoardCeiling>) -> Megahertz {
     ceiling.and_then(|ceiling| ceiling.clock).map_or(grid.highest(), |clock| grid.snap_down(clock))
 }
 

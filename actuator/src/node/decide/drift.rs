@@ -39,13 +39,14 @@ const LONGEST_YIELD: Duration = Duration::from_secs(32 * 60);
 const CALM: Duration = Duration::from_secs(3600);
 /// A drift is told for this long.
 const TOLD_FOR: Duration = Duration::from_secs(10);
-/// A limit is ignored when every reading of this long is this much above it: sensors err by 5 %.
+/// A limit is ignored when readings were above it by so much for this long: sensors err by 5 %, and
+/// pauses of the load excuse nothing, but time below counts against it by a quarter.
 const ABOVE_FOR: Duration = Duration::from_secs(2);
 const ABOVE_PERCENT: u32 = 110;
 /// How long a board whose limit is ignored is not believed.
 const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
 /// A board that draws less than this share of its highest limit has nothing to do: its clock says nothing.
-const BUSY_PERCENT: u32 = 20;
+const BUSY_PERCENT: u32 = super::ceiling::IDLE_PERCENT;
 
 /// What was ordered last, as far as it was carried out.
 pub(super) struct Ordered {
@@ -68,7 +69,9 @@ pub(super) struct Drift {
     lock_misses: u32,
     /// Readings above the ceiling in a row.
     above_lock: u32,
-    above_limit_since: Option<Duration>,
+    /// How long power has been above the limit, and when that was last reckoned.
+    above_limit: Duration,
+    watched_at: Duration,
     distrusted_until: Option<Duration>,
     /// When something else's values were found, within the last minute.
     fights: Vec<Duration>,
@@ -119,9 +122,16 @@ impl Drift {
     fn watch_limit(&mut self, reading: &BoardReading, ordered: &Ordered, now: Duration) {
         let (Some(ours), Some(read)) = (ordered.limit, reading.limit) else { return };
         let age = now.saturating_sub(ordered.limit_at);
-        let above = age >= RETRY && reading.power > read.percent(ABOVE_PERCENT);
-        self.above_limit_since = above.then(|| self.above_limit_since.unwrap_or(now));
-        if self.above_limit_since.is_some_and(|since| now.saturating_sub(since) >= ABOVE_FOR) {
+        let since = now.saturating_sub(self.watched_at).min(RETRY);
+        self.watched_at = now;
+        self.above_limit = if reading.power <= read.percent(ABOVE_PERCENT) {
+            self.above_limit.saturating_sub(since / 4)
+        } else if age >= RETRY {
+            (self.above_limit + since).min(ABOVE_FOR)
+        } else {
+            self.above_limit
+        };
+        if self.above_limit >= ABOVE_FOR {
             self.distrusted_until = Some(now + DISTRUSTED_FOR);
         }
         if self.distrusted_until.is_some_and(|until| now >= until) {
@@ -201,6 +211,11 @@ impl Drift {
     /// The limit that it shows does not say what it draws.
     pub(super) const fn distrusted(&self) -> bool {
         self.yielded_until.is_some() || self.distrusted_until.is_some()
+    }
+
+    /// Nothing that we write holds it: somebody else has it, or it ignores limit and lock.
+    pub(super) const fn beyond_control(&self) -> bool {
+        self.yielded_until.is_some() || (self.distrusted_until.is_some() && self.lock_misses > 0)
     }
 
     /// It accepts what is written and does not keep to it.
@@ -349,5 +364,15 @@ mod tests {
             drift.observe(&reading(600, 1200, 400), &board(), &ordered(0), second(at));
         }
         assert!(drift.distrusted() && drift.without_effect());
+    }
+
+    #[test]
+    fn pauses_of_the_load_do_not_excuse_a_board_that_ignores_its_limit() {
+        let mut drift = Drift::default();
+        for tick in 10..100 {
+            let power = if tick % 20 < 18 { 600 } else { 150 };
+            drift.observe(&reading(power, 1200, 400), &board(), &ordered(0), Duration::from_millis(tick * 100));
+        }
+        assert!(drift.distrusted());
     }
 }
