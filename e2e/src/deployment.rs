@@ -35,10 +35,7 @@ impl Deployment {
     /// `kubectl apply -k` of the CRDs, then of the demo overlay. What a demo or a test edited before is put
     /// back to the manifests.
     pub async fn apply(&self) -> Result<()> {
-        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
-        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
-        wait.extend(DEFINITIONS);
-        kubectl(&wait, None).await?;
+        self.define().await?;
         if self.without.is_empty() {
             kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("overlays/demo")], None).await?;
             return Ok(());
@@ -49,6 +46,15 @@ impl Deployment {
             Some(&leave_out(&everything, &self.without)),
         )
         .await?;
+        Ok(())
+    }
+
+    /// `kubectl apply -k` of the CRDs alone: enough for a component that runs outside the cluster.
+    pub async fn define(&self) -> Result<()> {
+        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
+        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+        wait.extend(DEFINITIONS);
+        kubectl(&wait, None).await?;
         Ok(())
     }
 

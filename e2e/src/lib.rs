@@ -1,8 +1,10 @@
 //! A real cluster on one machine, the demo, and the tests on both.
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod cluster;
 pub mod deployment;
+pub mod figures;
 
 /// A client of the cluster that tests may touch, see [`cluster::existing`].
 ///

@@ -1,24 +1,13 @@
-//! The demo's figures: made from the judge's record alone, printed and written to demo.json.
+//! The demo's figures: made from the judge's record alone.
 
-use std::{fmt::Write as _, fs::File, io::BufReader, path::Path};
+use std::{fs::File, io::BufReader, path::Path};
 
 use anyhow::{Context, Result};
+use powercap_e2e::figures::Figure;
 use powercap_simulator::judge::{
     record::{self, Sample},
     score::{Event, EventKind, Score},
 };
-use serde::Serialize;
-
-/// One row of demo.json, in the shape of bench.json.
-#[derive(Debug, PartialEq, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) name: &'static str,
-    /// `None`: what should have happened did not, which never holds.
-    pub(crate) value: Option<f64>,
-    pub(crate) unit: &'static str,
-    pub(crate) goal: Option<String>,
-    pub(crate) holds: bool,
-}
 
 /// Reads the judge's record.
 pub(crate) fn read_record(path: &Path) -> Result<Vec<Sample>> {
@@ -30,31 +19,22 @@ pub(crate) fn read_record(path: &Path) -> Result<Vec<Sample>> {
 ///
 /// A figure of something that the script did not come to is left out: it neither holds nor fails.
 pub(crate) fn figures(score: &Score, events: &[Event], ready_seconds: Option<f64>) -> Vec<Figure> {
-    let at_most = |name, value: Option<f64>, unit, most: f64| Figure {
-        name,
-        value: value.map(hundredths),
-        unit,
-        goal: Some(if most == 0.0 { "= 0".to_owned() } else { format!("≤ {most}") }),
-        holds: value.is_some_and(|value| value <= most),
-    };
-    let reported =
-        |name, value: Option<f64>, unit| Figure { name, value: value.map(hundredths), unit, goal: None, holds: true };
     let mut rows = Vec::new();
     if edited_down(events) {
-        rows.push(at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0));
+        rows.push(Figure::at_most("demo_under_cap_s", score.under_cap_s, "s", 3.0));
     }
     if events.iter().any(|event| event.kind == EventKind::LoadStep) {
-        rows.push(at_most("demo_step_s", score.step_s, "s", 2.0));
+        rows.push(Figure::at_most("demo_step_s", score.step_s, "s", 2.0));
     }
     rows.extend([
-        at_most("demo_above_cap_s", score.above_cap_s, "s", 0.0),
-        at_most("demo_unknown_s", Some(score.unknown_s), "s", 0.0),
-        reported("demo_work_kept", score.work_kept, "ratio"),
-        reported("demo_worst_above_cap", score.worst_above_watts, "W"),
-        reported("demo_judged_s", Some(score.judged_s), "s"),
+        Figure::at_most("demo_above_cap_s", score.above_cap_s, "s", 0.0),
+        Figure::at_most("demo_unknown_s", Some(score.unknown_s), "s", 0.0),
+        Figure::reported("demo_work_kept", score.work_kept, "ratio"),
+        Figure::reported("demo_worst_above_cap", score.worst_above_watts, "W"),
+        Figure::reported("demo_judged_s", Some(score.judged_s), "s"),
     ]);
     // Unknown where nobody said when the command began, or no cap was acknowledged; then it is left out.
-    rows.extend(ready_seconds.map(|seconds| reported("demo_ready_s", Some(seconds), "s")));
+    rows.extend(ready_seconds.map(|seconds| Figure::reported("demo_ready_s", Some(seconds), "s")));
     rows
 }
 
@@ -64,28 +44,6 @@ fn edited_down(events: &[Event]) -> bool {
         _ => None,
     });
     caps.clone().zip(caps.skip(1)).any(|(before, after)| after < before)
-}
-
-/// The rows as a table for people.
-pub(crate) fn table(figures: &[Figure]) -> String {
-    let mut table = format!("{:<22} {:>10} {:<6} {:<6} holds\n", "figure", "value", "unit", "goal");
-    for figure in figures {
-        let value = figure.value.map_or_else(|| "never".to_owned(), |value| format!("{value:.2}"));
-        let goal = figure.goal.as_deref().unwrap_or("–");
-        let holds = if figure.goal.is_none() {
-            "–"
-        } else if figure.holds {
-            "yes"
-        } else {
-            "NO"
-        };
-        let _ = writeln!(table, "{:<22} {value:>10} {:<6} {goal:<6} {holds}", figure.name, figure.unit);
-    }
-    table
-}
-
-fn hundredths(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
 }
 
 #[cfg(test)]
@@ -103,7 +61,6 @@ mod tests {
         let rows = figures(&Score::default(), &played, None);
         let row = |name| rows.iter().find(|row| row.name == name).unwrap();
         assert!(!row("demo_under_cap_s").holds && !row("demo_step_s").holds && !row("demo_above_cap_s").holds);
-        assert!(table(&rows).contains("never"));
         let good = Score { under_cap_s: Some(1.2), step_s: Some(0.0), above_cap_s: Some(0.0), ..Score::default() };
         assert!(figures(&good, &played, None).iter().all(|row| row.holds));
         let bad = Score { above_cap_s: Some(0.05), ..good };

@@ -17,7 +17,7 @@ mod watch;
 
 use std::{
     io::Write,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -27,7 +27,7 @@ use clap::Parser;
 use powercap_e2e::{cluster::existing, deployment::Deployment};
 use powercap_simulator::judge::score::score;
 
-use crate::{figures::Figure, play::Play};
+use crate::play::Play;
 
 /// Deploy kube-powercap to the cluster of `cluster run`, watch a power cap being held, and judge it
 #[derive(Parser)]
@@ -88,18 +88,13 @@ async fn run(flags: &Flags) -> Result<bool> {
     let samples = figures::read_record(&played.record)?;
     let score = score(&samples, &played.events);
     let rows = figures::figures(&score, &played.events, played.ready_seconds);
-    write_figures(&flags.figures, &rows)?;
+    powercap_e2e::figures::write(&flags.figures, &rows)?;
     picture::draw(&samples, &played.events, &flags.out.join("demo.svg"))?;
-    say(&format!("\n{}", figures::table(&rows)));
+    say(&format!("\n{}", powercap_e2e::figures::table(&rows)));
     say(&format!("figures: {}, picture: {}", flags.figures.display(), flags.out.join("demo.svg").display()));
     let held = rows.iter().all(|row| row.holds);
     say(if held { "the cap held" } else { "the cap did NOT hold" });
     Ok(held)
-}
-
-fn write_figures(path: &Path, rows: &[Figure]) -> Result<()> {
-    let text = serde_json::to_string_pretty(rows).context("write the figures as JSON")?;
-    std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
 }
 
 /// A line for people.

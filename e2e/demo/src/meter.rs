@@ -1,18 +1,15 @@
-//! The two processes beside the demo: the judge, which reads true power, and the clients of the
-//! inference workload. The demo reads what they write and never stands in for them.
+//! Reads what the judge writes: true power, by a process of its own.
 
 use std::{
     collections::VecDeque,
     fs::File,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::Stdio,
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result};
 use powercap_simulated_hardware::{NodeSpec, Root};
 use powercap_simulator::judge::record::{NodePower, Sample};
-use tokio::process::{Child, Command};
 
 /// A node's true power, mean of the last second.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,48 +27,6 @@ pub(crate) struct Board {
     pub(crate) clock_mhz: u32,
     /// Work a second, 1 at full speed.
     pub(crate) work: f64,
-}
-
-/// A program of the simulator, ended with SIGTERM and waited for.
-pub(crate) struct Beside {
-    name: &'static str,
-    child: Child,
-}
-
-impl Beside {
-    /// Starts `powercap-simulator` with these arguments, its log in a file.
-    pub(crate) fn start(name: &'static str, program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
-        let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("start the {name}: {}", program.display()))?;
-        Ok(Self { name, child })
-    }
-
-    /// Fails when the program has ended by itself.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        match self.child.try_wait().with_context(|| format!("look at the {}", self.name))? {
-            None => Ok(()),
-            Some(status) => anyhow::bail!("the {} ended by itself: {status}", self.name),
-        }
-    }
-
-    /// Asks it to stop and waits, so that what it writes is whole.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        if let Some(pid) =
-            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-        {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-                .with_context(|| format!("stop the {}", self.name))?;
-        }
-        self.child.wait().await.with_context(|| format!("wait for the {}", self.name))?;
-        Ok(())
-    }
 }
 
 /// Follows the judge's record while it grows.

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
 use kube::{Api, Client};
-use powercap_e2e::cluster::existing::hardware_folders;
+use powercap_e2e::{beside::Beside, cluster::existing::hardware_folders};
 use powercap_simulator::judge::score::{Event, EventKind};
 use serde::Deserialize;
-use tokio::time::MissedTickBehavior;
+use tokio::{process::Command, time::MissedTickBehavior};
 
 use crate::{
-    meter::{Beside, Tail},
+    meter::Tail,
     say,
     script::{CAP_AT_START_WATTS, PLAY, REQUESTS_PER_SECOND, Step},
     view::{Requests, Screen, View, change_line, status_line},
@@ -101,8 +101,8 @@ impl Play {
         .map(str::to_owned);
         Ok(Self {
             cluster: Cluster::new(client.clone()),
-            judge: Beside::start("judge", simulator, &judge, &out.join("judge.log"))?,
-            traffic: Beside::start("clients", simulator, &traffic, &out.join("traffic.log"))?,
+            judge: Beside::start("judge", Command::new(simulator).args(&judge), &out.join("judge.log"))?,
+            traffic: Beside::start("clients", Command::new(simulator).args(&traffic), &out.join("traffic.log"))?,
             tail: Tail::new(record.clone(), &folders)?,
             control,
             traffic_figures,

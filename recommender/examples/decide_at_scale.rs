@@ -1,0 +1,81 @@
+//! How long one decision takes for a thousand nodes of eight boards, and against a tenth of them: writes
+//! rows of bench.json. The world is the tests' own: objects, readings and acknowledgements in memory.
+//!
+//! Run it with `--release`: `cargo run --release -p powercap-recommender --example decide_at_scale -- FILE`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a program for developers alone")]
+
+#[path = "../tests/world/mod.rs"]
+mod world;
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use powercap_recommender::decide::decide;
+use serde_json::{Value, json};
+use world::World;
+
+const BOARDS: usize = 8;
+const BOARDS_PER_POLICY: usize = 100;
+/// Decisions that are timed; the median counts.
+const TIMES: usize = 15;
+/// A cycle is 5 s; a decision should be a small part of it.
+const GOAL_MS: f64 = 500.0;
+
+fn main() -> std::io::Result<()> {
+    let file = std::env::args().nth(1);
+    let (hundred, thousand) = (median(100), median(1000));
+    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 100.0;
+    let ratio = (thousand.as_secs_f64() / hundred.as_secs_f64() * 100.0).round() / 100.0;
+    let rows = json!([
+        row("decide_ms_1000_nodes", ms(thousand), "ms", Some(GOAL_MS)),
+        row("decide_ratio_1000_to_100_nodes", ratio, "ratio", None),
+    ]);
+    let text = serde_json::to_string_pretty(&rows)? + "\n";
+    match file {
+        Some(path) => std::fs::write(path, text),
+        None => std::io::stdout().lock().write_all(text.as_bytes()),
+    }
+}
+
+fn row(name: &str, value: f64, unit: &str, most: Option<f64>) -> Value {
+    let goal = most.map(|most| format!("≤ {most}"));
+    json!({"name": name, "value": value, "unit": unit, "goal": goal, "holds": most.is_none_or(|most| value <= most)})
+}
+
+/// The median time of a decision after a cut of the cap: every node gets a new grant.
+fn median(nodes: usize) -> Duration {
+    let mut world = fleet(nodes);
+    world.settle();
+    let cap = u32::try_from(nodes).unwrap() * 4_000;
+    world.rack(cap);
+    let mut times: Vec<_> = (0..TIMES)
+        .map(|_| {
+            let began = Instant::now();
+            let plan = decide(&world.observation, world.now);
+            let took = began.elapsed();
+            assert_eq!(plan.nodes.len(), nodes, "the cut reaches every node");
+            took
+        })
+        .collect();
+    times.sort_unstable();
+    times[TIMES / 2]
+}
+
+fn fleet(nodes: usize) -> World {
+    let mut world = World::of_nodes(nodes);
+    world.rack(u32::try_from(nodes).unwrap() * 6_000);
+    for board in 0..nodes * BOARDS {
+        let (node, app) = (format!("n{}", board / BOARDS), format!("app{}", board / BOARDS_PER_POLICY));
+        if board % BOARDS_PER_POLICY == 0 {
+            world.policy(&app, 40_000, "Enforce");
+        }
+        let pod = world.pod(&format!("pod{board}"), &app, &node);
+        world.gpu(&format!("GPU-{board}"), &node, &[&pod], 500, 1500);
+    }
+    for node in 0..nodes {
+        world.cpu(&format!("n{node}"), 200);
+    }
+    world
+}
