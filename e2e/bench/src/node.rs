@@ -92,6 +92,8 @@ impl Node {
                 .arg(root.cpufreq_path())
                 .arg("--powercap-root")
                 .arg(root.powercap_path())
+                .arg("--journal")
+                .arg(place.join("journal"))
                 .env(ROOT_VARIABLE, place),
             &programs.logs.join("actuator.log"),
         )?;

@@ -105,7 +105,7 @@ impl Bench {
 
     /// From idle to work that draws more than was expected, with slow calls: how long until the last ceiling.
     pub(crate) async fn react(&mut self, steps: u32) -> Result<Vec<Figure>> {
-        self.recorder.misbehave(|fault| fault.latency_ms = CALL_MS)?;
+        self.recorder.misbehave(|fault| fault.delay_ms = CALL_MS)?;
         let (mut to_last, mut of_board, mut unseen, mut unanswered) = (Vec::new(), Vec::new(), 0, 0);
         let path = self.out.join("reaction.csv");
         let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -128,7 +128,7 @@ impl Bench {
             }
         }
         file.flush().context("write the trace")?;
-        self.recorder.misbehave(|fault| fault.latency_ms = 0)?;
+        self.recorder.misbehave(|fault| fault.delay_ms = 0)?;
         ensure!(unseen * 10 <= steps, "in {unseen} of {steps} steps no sensor saw the load: nothing to react to");
         let all_answered = unanswered == 0;
         let of = |values: &[f64], percent| percentile(values, percent).filter(|_| all_answered);
@@ -141,7 +141,7 @@ impl Bench {
 
     /// From the write of a brake to the last device at its lowest, with slow calls, at full load.
     pub(crate) async fn brake(&mut self, times: u32) -> Result<Vec<Figure>> {
-        self.recorder.misbehave(|fault| fault.latency_ms = CALL_MS)?;
+        self.recorder.misbehave(|fault| fault.delay_ms = CALL_MS)?;
         self.recorder.work(Some(DENSE));
         let mut worst = Some(0.0_f64);
         for _ in 0..times {
@@ -160,7 +160,7 @@ impl Bench {
             ensure!(self.until(BRAKE_PATIENCE * 6, free).await?, "the agent did not let go of the brake");
         }
         self.recorder.work(None);
-        self.recorder.misbehave(|fault| fault.latency_ms = 0)?;
+        self.recorder.misbehave(|fault| fault.delay_ms = 0)?;
         Ok(vec![Figure::at_most("brake_ms", worst, "ms", 500.0)])
     }
 
