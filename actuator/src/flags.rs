@@ -62,7 +62,8 @@ pub struct NodeFlags {
     /// there, the status names no tenants.
     #[arg(long, default_value = powercap_kubelet::POD_RESOURCES_SOCKET, value_name = "FILE")]
     pub pod_resources_socket: PathBuf,
-    /// Time from one decision to the next, in milliseconds (20 to 1000). Devices are sampled as often.
+    /// Time from one decision to the next, in milliseconds (20 to 1000). CPUs are sampled as often, boards
+    /// twice as often.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
     pub loop_period_ms: u64,
     /// Where /livez, /readyz and /metrics are served.
@@ -115,6 +116,13 @@ impl NodeFlags {
     #[must_use]
     pub const fn loop_period(&self) -> Duration {
         Duration::from_millis(self.loop_period_ms)
+    }
+
+    /// Time from one sample of a board to the next. Half of the loop's: a sample above a board's share wakes
+    /// the loop at once, so that this, and not the loop's period, is what a step of load waits for.
+    #[must_use]
+    pub const fn sample_period(&self) -> Duration {
+        Duration::from_millis(self.loop_period_ms.div_ceil(2))
     }
 }
 

@@ -24,23 +24,20 @@ pub(crate) struct Bounds {
 /// How the node answered a step of load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Reaction {
-    /// From the first moment at which the sensors together were above the envelope until each board that
-    /// was above its part of it by then, or became so later, had a lower ceiling.
+    /// From the first moment at which the sensors together were above the envelope until the last board
+    /// that was above its part of it had a lower ceiling than before the step.
     pub(crate) to_last: Duration,
-    /// The longest time that one board's sensor stood above its part before its ceiling fell.
+    /// The longest time that one board's sensor stood above its part before that.
     pub(crate) of_board: Duration,
 }
 
-/// The answer to a step at `step`; `None` when the sensors never stood above the envelope.
-///
-/// A board's part is an equal one: the boards are alike and all have the same work. `Err` when a board
-/// stayed above its part without a lower ceiling.
+/// The answer to a step at `step`; `None` when the sensors never stood above the envelope together, `Err`
+/// when a board that was above its part got no lower ceiling. Boards are looked at while the sum is above:
+/// what one of them does later is the feedback's. A part is an equal one: the boards are alike.
 pub(crate) fn reaction(trace: &[Look], step: Duration, bounds: Bounds) -> Option<Result<Reaction, Unanswered>> {
     let after: Vec<&Look> = trace.iter().filter(|look| look.at >= step).collect();
     let above = |look: &Look| look.boards_watts() + look.cpu_watts > bounds.envelope_watts;
     let first = after.iter().position(|look| above(look))?;
-    let began = after[first].at;
-    // While the sensors together are above the envelope: later excesses of one board are the feedback's.
     let last = after.iter().rposition(|look| above(look)).unwrap_or(first);
     let mut reaction = Reaction::default();
     for board in 0..BOARDS {
@@ -48,18 +45,17 @@ pub(crate) fn reaction(trace: &[Look], step: Duration, bounds: Bounds) -> Option
             let part = (bounds.envelope_watts - look.cpu_watts) / BOARDS_F64;
             f64::from(look.sensors_mw[board]) / 1000.0 > part * NOTICED
         };
-        let Some(noticed) = after[..=last].iter().position(|look| over(look)) else { continue };
-        let before = after[noticed].ceilings_mhz[board];
-        let lowered = after[noticed..].iter().find(|look| look.ceilings_mhz[board] < before);
+        let Some(noticed) = after[..=last].iter().find(|look| over(look)) else { continue };
+        let before = after[0].ceilings_mhz[board];
+        let lowered = after.iter().find(|look| look.ceilings_mhz[board] < before);
         let Some(lowered) = lowered else { return Some(Err(Unanswered { board })) };
-        reaction.to_last = reaction.to_last.max(lowered.at.saturating_sub(began));
-        reaction.of_board = reaction.of_board.max(lowered.at - after[noticed].at);
+        reaction.to_last = reaction.to_last.max(lowered.at.saturating_sub(after[first].at));
+        reaction.of_board = reaction.of_board.max(lowered.at.saturating_sub(noticed.at));
     }
     Some(Ok(reaction))
 }
 
-/// Fewer parts of a share than this are left to the feedback, which takes the mean of some readings: the
-/// boards' own power flutters by 2 %.
+/// A board is above its part when it exceeds it by more than its power flutters of itself (2 %).
 const NOTICED: f64 = 1.03;
 #[expect(clippy::cast_precision_loss, reason = "eight")]
 const BOARDS_F64: f64 = BOARDS as f64;
@@ -119,6 +115,14 @@ pub(crate) fn below_envelope_percent(trace: &[Look], envelope_watts: f64) -> Opt
     let count = trace.len() as f64;
     let total: f64 = trace.iter().map(|look| look.boards_watts() + look.cpu_watts).sum();
     (count > 0.0).then(|| (envelope_watts - total / count) / envelope_watts * 100.0)
+}
+
+/// How far the boards stay below the power limits in force, by their sensors, percent of them: the rest of
+/// the distance to the envelope is what was set aside for the CPUs.
+pub(crate) fn unused_limits_percent(trace: &[Look]) -> Option<f64> {
+    let limits: f64 = trace.iter().flat_map(|look| look.limits_mw).map(f64::from).sum::<f64>() / 1000.0;
+    let drawn: f64 = trace.iter().map(Look::boards_watts).sum();
+    (limits > 0.0).then(|| (limits - drawn) / limits * 100.0)
 }
 
 /// The first moment at which every device stands at its lowest.
@@ -226,6 +230,7 @@ mod tests {
     fn unused_watts_are_percent_of_the_envelope() {
         assert_eq!(below_envelope_percent(&[look(0, 392, 0), look(1, 392, 0)], 3200.0).map(f64::round), Some(2.0));
         assert_eq!(below_envelope_percent(&[], 3200.0), None);
+        assert_eq!(unused_limits_percent(&[look(0, 392, 0)]).map(f64::round), Some(2.0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     measure::{
         self, Bounds, Lowest, all_lowest, below_envelope_percent, overshoot_watt_seconds, percentile, reaction, settle,
+        unused_limits_percent,
     },
     node::Node,
     say,
@@ -90,6 +91,7 @@ impl Bench {
         let (after, elapsed) = (usage(pid)?, began.elapsed());
         let trace = self.recorder.take()?;
         let below = below_envelope_percent(&trace, self.bounds.envelope_watts);
+        let unused = unused_limits_percent(&trace);
         let processor = (after.processor.saturating_sub(before.processor)).as_secs_f64() / elapsed.as_secs_f64();
         self.recorder.work(None);
         self.pause(STEP).await?;
@@ -98,6 +100,7 @@ impl Bench {
         error.holds &= below.is_some_and(|below| below >= 0.0);
         Ok(vec![
             error,
+            Figure::reported("node_unused_limits_percent", unused, "%"),
             Figure::at_most("actuator_rss_mib", Some(after.peak_mib), "MiB", 15.0),
             Figure::at_most("actuator_cpu_percent", Some(processor * 100.0), "%", 1.0),
         ])
@@ -149,7 +152,8 @@ impl Bench {
             self.recorder.take()?;
             let pulled = self.recorder.now();
             self.node.brake("Minimum").await?;
-            let low = self.until(BRAKE_PATIENCE, |look| all_lowest(std::slice::from_ref(look), LOWEST).is_some()).await?;
+            let low =
+                self.until(BRAKE_PATIENCE, |look| all_lowest(std::slice::from_ref(look), LOWEST).is_some()).await?;
             let reached = all_lowest(&self.recorder.take()?, LOWEST).filter(|_| low);
             worst = worst.zip(reached).map(|(worst, at)| worst.max(at.saturating_sub(pulled).as_secs_f64() * 1e3));
             self.node.brake("None").await?;
@@ -205,7 +209,7 @@ impl Bench {
 /// The moments of a trace at which a sensor or a ceiling changed, as comma-separated values.
 fn write_changes(file: &mut impl Write, number: u32, step: Duration, trace: &[Look]) -> std::io::Result<()> {
     if number == 0 {
-        writeln!(file, "step,seconds_after,boards_watts,sensors_watts,ceilings_mhz,limits_watts")?;
+        writeln!(file, "step,seconds_after,boards_watts,cpus_watts,sensors_watts,ceilings_mhz,limits_watts")?;
     }
     let mut before: Option<&Look> = None;
     for look in trace {
@@ -218,7 +222,12 @@ fn write_changes(file: &mut impl Write, number: u32, step: Duration, trace: &[Lo
             };
             let (sensors, ceilings) = (list(&look.sensors_mw, 1000), list(&look.ceilings_mhz, 1));
             let limits = list(&look.limits_mw, 1000);
-            writeln!(file, "{number},{after:.3},{:.1},{sensors},{ceilings},{limits}", look.boards_watts())?;
+            writeln!(
+                file,
+                "{number},{after:.3},{:.0},{:.0},{sensors},{ceilings},{limits}",
+                look.boards_watts(),
+                look.cpu_watts
+            )?;
         }
         before = Some(look);
     }

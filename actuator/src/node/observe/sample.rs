@@ -1,4 +1,4 @@
-//! A board's thread: reads it ten times a second, and carries out orders as they come.
+//! A board's thread: reads it twenty times a second, and carries out orders as they come.
 //!
 //! What must hold: power is read last, so that the loop acts on it within the moment; an order is begun
 //! at once, clocks before the limit, and followed by a reading, so that the loop sees what came of it;
