@@ -11,6 +11,9 @@ use powercap_common::units::Watts;
 /// A training step of two seconds with a tenth of it spent in an all-reduce.
 const TRAINING: Work = |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) };
 
+/// Draws more than the agent's model has a busy board draw.
+const HEAVY: Work = |_| (1.0, 0.1, 1.6);
+
 fn envelope(grant: u32) -> f64 {
     OVERHEAD.envelope(Watts::new(grant)).as_f64()
 }
@@ -123,4 +126,30 @@ fn a_grant_below_the_lowest_limits_is_kept_by_clocks() {
     rack.seconds(10.0, Some(&orders), |rack, _| {
         assert!(rack.power() <= envelope(2700) * 1.01, "{} W of {}", rack.power(), envelope(2700));
     });
+}
+
+#[test]
+fn a_step_of_load_just_after_a_raise_is_answered_by_the_first_decision_that_sees_it() {
+    let orders = granted(1, 5200);
+    let mut rack = Rack::new(8, 0.0, 0.0, HEAVY);
+    rack.seconds(5.0, Some(&orders), |_, _| {});
+    rack.boards.iter_mut().for_each(|board| board.work = IDLE);
+    let raised = (0..50).any(|_| rack.tick(Some(&orders)).boards.iter().any(|write| write.lock.is_some()));
+    assert!(raised, "idle boards wait where full load may have them");
+    rack.boards.iter_mut().for_each(|board| board.work = HEAVY);
+    let mut answered = [false; 8];
+    for _ in 0..10 {
+        let powers: Vec<_> = rack.boards.iter().map(|board| board.reading.power.as_f64()).collect();
+        let plan = rack.tick(Some(&orders));
+        for (index, power) in powers.into_iter().enumerate() {
+            let share = plan.account.boards[index].share.unwrap().as_f64();
+            if power > share * 1.03 && !answered[index] {
+                let uuid = &rack.boards[index].traits.uuid;
+                let lowered = plan.boards.iter().any(|write| write.uuid == *uuid && write.lock.is_some());
+                assert!(lowered, "board {index} draws {power} W of {share} W");
+                answered[index] = true;
+            }
+        }
+    }
+    assert!(answered.contains(&true), "no board was seen above its share");
 }

@@ -61,6 +61,8 @@ pub struct Governor {
     /// The mean of the last clocks.
     clock: f64,
     changed_at: Duration,
+    /// The last change was a raise: a reading above the share is no trace of what was before it.
+    rose: bool,
     raised_at: Option<Duration>,
     bar: Option<Bar>,
     idle_since: Option<Duration>,
@@ -98,6 +100,7 @@ impl Governor {
             lowest: at.traits.max_limit.percent(12).as_f64().min(at.reading.power.as_f64()),
             clock: f64::from(at.ran_at(at.top).get()),
             changed_at: at.now,
+            rose: false,
             raised_at: None,
             bar: None,
             idle_since: at.idle().then_some(at.now),
@@ -134,7 +137,7 @@ impl Governor {
         }
         let share = at.share.as_f64();
         let above = power > share * 1.03 || (self.mean > share * 1.003 && !settling);
-        if above && (cut || !settling) {
+        if above && (cut || self.rose || !settling) {
             return self.lowered(at);
         }
         if cut && self.ceiling > self.modelled(at) && power > share * 0.9 {
@@ -230,6 +233,7 @@ impl Governor {
         if ceiling < self.ceiling {
             self.high = self.high.min(self.share.as_f64());
         }
+        self.rose = ceiling > self.ceiling;
         self.ceiling = ceiling;
         self.changed_at = now;
         (self, reason)
