@@ -135,6 +135,11 @@ impl<T> Mailbox<T> {
         self.bell.notify_one();
     }
 
+    /// Whether there is an order that nobody has begun.
+    fn waits(&self) -> bool {
+        lock(&self.order).is_some()
+    }
+
     /// The newest order, waiting for one until `deadline`.
     fn take_until(&self, deadline: Instant) -> Option<T> {
         let patience = deadline.saturating_duration_since(Instant::now());
