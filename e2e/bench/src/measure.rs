@@ -25,7 +25,7 @@ pub(crate) struct Bounds {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Reaction {
     /// From the first moment at which the sensors together were above the envelope until the last board
-    /// that was above its part of it had a lower ceiling than before the step.
+    /// that was above its part of it had its ceiling lowered.
     pub(crate) to_last: Duration,
     /// The longest time that one board's sensor stood above its part before that.
     pub(crate) of_board: Duration,
@@ -46,8 +46,11 @@ pub(crate) fn reaction(trace: &[Look], step: Duration, bounds: Bounds) -> Option
             f64::from(look.sensors_mw[board]) / 1000.0 > part * NOTICED
         };
         let Some(noticed) = after[..=last].iter().find(|look| over(look)) else { continue };
-        let before = after[0].ceilings_mhz[board];
-        let lowered = after.iter().find(|look| look.ceilings_mhz[board] < before);
+        let mut highest = 0;
+        let lowered = after.iter().find(|look| {
+            highest = highest.max(look.ceilings_mhz[board]);
+            look.ceilings_mhz[board] < highest
+        });
         let Some(lowered) = lowered else { return Some(Err(Unanswered { board })) };
         reaction.to_last = reaction.to_last.max(lowered.at.saturating_sub(after[first].at));
         reaction.of_board = reaction.of_board.max(lowered.at.saturating_sub(noticed.at));

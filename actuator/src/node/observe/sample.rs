@@ -30,6 +30,10 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(1);
 /// A board that fails is read this many times more rarely at the most: UNKNOWN and NOT_READY pass.
 const MOST_PERIODS: u32 = 32;
 
+/// How long after each reading an order is waited for: the loop answers in less, and on a slow board the
+/// answer would otherwise find the next reading begun, and wait for all its calls.
+const ANSWER: Duration = Duration::from_millis(10);
+
 /// What a thread remembers of its board's orders.
 #[derive(Default)]
 struct Standing {
@@ -54,7 +58,7 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
             channel.describe(|| board.profile());
         }
         periods = if read == Read::Failed { (periods * 2).min(MOST_PERIODS) } else { 1 };
-        next = (next + period * periods).max(Instant::now());
+        next = (next + period * periods).max(Instant::now() + ANSWER);
         let mut lost = read == Read::Lost;
         while !lost
             && !channel.stopped()
@@ -64,6 +68,7 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
             carry_out(board, &order, &mut standing, metrics);
             if !channel.orders.waits() {
                 lost = publish(channel, sample(board, &mut standing), alarm) == Read::Lost;
+                next = next.max(Instant::now() + ANSWER);
             }
         }
         if lost {
