@@ -216,10 +216,10 @@ mod tests {
 
     #[test]
     fn settling_ends_when_the_mean_of_a_second_is_within_the_grant_for_good() {
-        assert_eq!(settle(&powered(2000.0, 4500.0, 200, 3900.0), at(1000), 4000.0), Some(at(0)));
-        // 3,900 W before and after, 4,500 W for 300 ms: the mean is above until the peak has left it.
+        assert_eq!(settle(&powered(2000.0, 4500.0, 100, 3900.0), at(1000), 4000.0), Some(at(0)));
+        // 3,900 W before and after, 4,500 W for 300 ms: the mean is above while it holds more than 167 ms of them.
         let settled = settle(&powered(3900.0, 4500.0, 300, 3900.0), at(1000), 4000.0).unwrap();
-        assert!((at(1200)..at(1300)).contains(&settled), "{settled:?}");
+        assert!((at(1130)..at(1140)).contains(&settled), "{settled:?}");
         assert_eq!(settle(&powered(3900.0, 4100.0, 9000, 4100.0), at(1000), 4000.0), None);
     }
 
