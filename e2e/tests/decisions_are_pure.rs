@@ -59,7 +59,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     tests.map(|line| line.split("//").next().unwrap_or_default())
 }
 
-/// `decide.rs` and all below `decide/`, in every crate.
+/// `decide.rs` and all below `decide/`, in the sources of every crate.
 fn decisions() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![workspace()];
@@ -69,7 +69,8 @@ fn decisions() -> Vec<PathBuf> {
             let of_decision = path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("decide"));
             if path.is_dir() {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                let skipped = ["target", "tests", "node_modules"].contains(&name.as_str()) || name.starts_with('.');
+                let skipped =
+                    ["target", "tests", "examples", "node_modules"].contains(&name.as_str()) || name.starts_with('.');
                 open.extend((!skipped).then_some(path));
             } else if is_source && of_decision {
                 found.push(path);
