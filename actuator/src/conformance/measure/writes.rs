@@ -1,7 +1,7 @@
 //! Writes to a board, looks at what comes of it, and puts everything back.
 //!
 //! What must hold: no limit is set above the one that was in force, so that nothing is raised under
-//! somebody's cap; [`Originals`] puts the limit back and takes locks off when it goes out of scope,
+//! somebody's cap; `Originals` puts the limit back and takes locks off when it goes out of scope,
 //! whatever happened before.
 
 use std::{
