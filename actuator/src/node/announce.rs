@@ -84,7 +84,7 @@ async fn write_all(client: Client, node: &str, mut notices: mpsc::Receiver<Notic
 fn event(node: &str, notice: &Notice) -> Event {
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{node}.")),
+            generate_name: Some(format!("{node}-")),
             namespace: Some(NAMESPACE.to_owned()),
             ..ObjectMeta::default()
         },

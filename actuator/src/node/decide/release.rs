@@ -164,7 +164,9 @@ impl BoardsWay {
             };
             if last { Some(ClockLock::Off) } else { self.ceiling.map(step) }
         });
-        let limit = (limits.usable() && exposure(board, plan.state.board(board)) != limit).then_some(limit);
+        // The last step is written whatever is believed to be in force: an earlier raise may be under way.
+        let differs = last || exposure(board, plan.state.board(board)) != limit;
+        let limit = (limits.usable() && differs).then_some(limit);
         let lock = lock.filter(|_| clocks.usable());
         if limit.is_none() && lock.is_none() {
             return;
@@ -186,12 +188,16 @@ impl BoardsWay {
     }
 }
 
-/// Every order was carried out, by every device that takes orders.
+/// Every order was carried out, by every device that takes orders, and shows: a limit that does not within
+/// a second is held lower by somebody else.
 fn carried_out(seen: &Observation, plan: &Plan) -> bool {
     let boards = seen.boards.iter().all(|board| {
         let Some(state) = plan.state.board(board) else { return true };
+        let waited = seen.now.saturating_sub(state.ordered_at) >= RETRY;
         board.fresh().is_some_and(|reading| {
-            reading.executed >= state.number && reading.clock_knob != Knob::Failed && reading.limit_knob != Knob::Failed
+            let shows = state.limit.is_none() || reading.limit == state.limit || waited;
+            let accepted = reading.clock_knob != Knob::Failed && reading.limit_knob != Knob::Failed;
+            reading.executed >= state.number && accepted && shows
         })
     });
     let cpus = seen.cpus.iter().all(|cpu| {
