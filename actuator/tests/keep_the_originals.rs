@@ -241,6 +241,22 @@ fn a_release_puts_back_what_an_administrator_had_set_even_after_a_restart() {
 }
 
 #[test]
+fn boards_that_answer_late_after_a_restart_are_released_with_the_others() {
+    let mut rack = set_by_hand();
+    let mut journal = Originals::default();
+    rack.seconds(5.0, Some(&slowed(1, 3000)), |_, plan| plan.notes.iter().for_each(|note| journal.take(note)));
+    rack.state = State::remembering(None).owning(journal);
+    let late = rack.boards.split_off(1);
+    rack.seconds(1.0, Some(&release(2)), |_, _| {});
+    rack.boards.extend(late);
+    rack.seconds(8.0, Some(&release(2)), |_, _| {});
+    assert_eq!(rack.tick(Some(&release(2))).account.phase, Phase::Released);
+    let limits: Vec<_> = rack.boards.iter().map(|board| board.reading.limit.unwrap().floor()).collect();
+    assert_eq!(limits, [700, 500, 700]);
+    assert!(rack.boards.iter().all(|board| board.reading.lock == ClockLock::Off));
+}
+
+#[test]
 fn a_release_lowers_a_board_that_was_raised_above_its_original() {
     let mut rack = set_by_hand();
     rack.seconds(10.0, Some(&granted(1, 9000)), |_, _| {});

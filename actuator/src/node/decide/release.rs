@@ -16,7 +16,7 @@ use super::{BoardWrite, Phase, Plan, budget::exposure, cpus, state::State};
 use crate::{
     hardware::{ClockLock, CpuTraits, Knob},
     node::{
-        observation::{Observation, SeenBoard, SeenCpu},
+        observation::{GpuAccess, Observation, SeenBoard, SeenCpu},
         originals::{Note, OriginalBoard},
     },
 };
@@ -24,6 +24,8 @@ use crate::{
 const STEPS: u32 = 4;
 const STEP_PERIOD: Duration = Duration::from_millis(600);
 const RETRY: Duration = Duration::from_secs(1);
+/// After the start of the agent boards are waited for at most this long.
+const OPENING: Duration = Duration::from_secs(60);
 
 /// How far a release is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +68,9 @@ impl State {
 /// Takes the next step of the release when it is due.
 pub(super) fn release(seen: &Observation, plan: &mut Plan) {
     let mut ramp = plan.state.ramp.take().unwrap_or_else(|| Ramp::start(seen, &plan.state));
+    if !ramp.done {
+        ramp.admit(seen, &plan.state);
+    }
     let since = seen.now.saturating_sub(ramp.stepped_at);
     if ramp.done {
         plan.account.phase = Phase::Released;
@@ -74,7 +79,7 @@ pub(super) fn release(seen: &Observation, plan: &mut Plan) {
         ramp.stepped_at = seen.now;
         ramp.write(seen, plan);
         plan.account.phase = Phase::Releasing;
-    } else if ramp.step == STEPS && carried_out(seen, plan) {
+    } else if ramp.step == STEPS && !opening(seen) && carried_out(seen, plan) {
         plan.state.boards.clear();
         plan.state.cpus.clear();
         plan.state.cpu_governor = Default::default();
@@ -96,21 +101,6 @@ pub(super) fn release(seen: &Observation, plan: &mut Plan) {
 impl Ramp {
     fn start(seen: &Observation, state: &State) -> Self {
         let originals = &state.originals;
-        let board = |board: &SeenBoard| {
-            let original = originals.boards.get(&board.traits.uuid).copied();
-            // Where nobody knows what was touched, everything was.
-            let anything = || OriginalBoard { limit: None, locked: true };
-            let original = original.or_else(|| (!originals.complete).then(anything))?;
-            let remembered = state.board(board);
-            let limit = original.limit.unwrap_or(board.traits.default_limit);
-            let way = BoardsWay {
-                from: exposure(board, remembered),
-                to: limit.clamp(board.traits.min_limit, board.traits.max_limit),
-                ceiling: remembered.and_then(|state| state.ceiling),
-                locked: original.locked || !originals.complete,
-            };
-            Some((board.traits.uuid.clone(), way))
-        };
         let cpu = |cpu: &SeenCpu| {
             let CpuTraits { policy, min, max } = cpu.traits;
             let original = originals.cpus.get(&policy).copied().or_else(|| (!originals.complete).then_some(None))?;
@@ -121,11 +111,17 @@ impl Ramp {
                 CpusWay { from: ordered.or(read).unwrap_or(min), to: original.unwrap_or(max).clamp(min, max) },
             ))
         };
-        Self {
-            boards: seen.boards.iter().filter_map(board).collect(),
-            cpus: seen.cpus.iter().filter_map(cpu).collect(),
-            to_defaults: !originals.complete,
-            ..Self::default()
+        Self { cpus: seen.cpus.iter().filter_map(cpu).collect(), to_defaults: !originals.complete, ..Self::default() }
+    }
+
+    /// Takes in boards that are seen only now: after a start they answer one after the other.
+    fn admit(&mut self, seen: &Observation, state: &State) {
+        for board in seen.boards.iter().filter(|board| board.reading.is_some()) {
+            let uuid = &board.traits.uuid;
+            if let (false, Some(way)) = (self.boards.contains_key(uuid), BoardsWay::of(board, state)) {
+                self.boards.insert(uuid.clone(), way);
+                self.step = self.step.min(STEPS - 1);
+            }
         }
     }
 
@@ -151,6 +147,23 @@ impl Ramp {
 }
 
 impl BoardsWay {
+    /// The way of a board that was touched, or of which nobody knows.
+    fn of(board: &SeenBoard, state: &State) -> Option<Self> {
+        let originals = &state.originals;
+        let original = originals.boards.get(&board.traits.uuid).copied();
+        // Where nobody knows what was touched, everything was.
+        let anything = || OriginalBoard { limit: None, locked: true };
+        let original = original.or_else(|| (!originals.complete).then(anything))?;
+        let remembered = state.board(board);
+        let limit = original.limit.unwrap_or(board.traits.default_limit);
+        Some(Self {
+            from: exposure(board, remembered),
+            to: limit.clamp(board.traits.min_limit, board.traits.max_limit),
+            ceiling: remembered.and_then(|state| state.ceiling),
+            locked: original.locked || !originals.complete,
+        })
+    }
+
     fn write(&self, board: &SeenBoard, part: f64, last: bool, now: Duration, plan: &mut Plan) {
         let traits = &board.traits;
         let (clocks, limits) =
@@ -186,6 +199,11 @@ impl BoardsWay {
         let reason = Reason::Released;
         plan.boards.push(BoardWrite { uuid: traits.uuid.clone(), number, lock, limit, reason });
     }
+}
+
+/// Boards may still come. One whose opening hangs is waited for in vain, and not for ever.
+fn opening(seen: &Observation) -> bool {
+    seen.gpus == GpuAccess::Starting && seen.now < OPENING
 }
 
 /// Every order was carried out, by every device that takes orders, and shows: a limit that does not within
