@@ -21,7 +21,7 @@ const BOARDS_PER_POLICY: usize = 100;
 /// Decisions that are timed; the median counts.
 const TIMES: usize = 15;
 /// A cycle is 5 s; a decision should be a small part of it.
-const GOAL_MS: f64 = 500.0;
+const GOAL_MS: f64 = 100.0;
 
 fn main() -> std::io::Result<()> {
     let file = std::env::args().nth(1);
