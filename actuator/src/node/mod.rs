@@ -259,6 +259,7 @@ impl Loop {
     fn standing(&mut self, sight: &Sight, ownership: &Ownership) -> Option<Orders> {
         let (orders, earlier) = (sight.orders.as_ref()?, self.earlier.as_ref()?);
         let (brakes, mut renewals) = (self.brakes.borrow_and_update(), self.renewals.borrow().clone());
+        self.metrics.lease_seen(renewals.age(self.start.elapsed()));
         if earlier.lease_expired && !renewals.seen() {
             renewals.expired_before();
         }
