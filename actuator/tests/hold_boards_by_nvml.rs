@@ -128,7 +128,7 @@ fn a_grant_is_held_and_a_release_restores() {
     let metrics = Metrics::new(&mut registry);
     let mut node = Node { devices: Devices::default(), start: Instant::now(), state: State::default() };
     let period = Duration::from_millis(100);
-    let places = Places { library: library().into(), pci: folder.path().join("pci") };
+    let places = Places { nvml: library().into(), pci: folder.path().join("pci") };
     observe::boards::start(node.devices.clone(), places, period, metrics.clone()).unwrap();
     observe::host::start(
         Arc::clone(&node.devices.host),

@@ -156,7 +156,7 @@ fn boards_on_the_bus_without_a_driver_are_not_no_boards() {
     let pci = folder.path().join("pci");
     let look = |pci: &std::path::Path| {
         let devices = Devices::default();
-        let places = Places { library: "no-such-library.so".into(), pci: pci.to_owned() };
+        let places = Places { nvml: "no-such-library.so".into(), pci: pci.to_owned() };
         observe::boards::start(devices.clone(), places, machine::PERIOD, Metrics::new(&mut Registry::default()))
             .unwrap();
         let start = Instant::now();

@@ -42,7 +42,8 @@ async fn what_a_board_can_do_is_in_its_status() {
     let rack = Rack::ready().await;
     let can = [Capability::ClockRange, Capability::PowerLimit, Capability::InstantaneousPower];
     rack.eventually("every board says so", 10, async |rack| {
-        boards(rack).await.iter().all(|board| board.capabilities == can)
+        let boards = boards(rack).await;
+        boards.len() == 16 && boards.iter().all(|board| board.capabilities == can)
     })
     .await;
 }
@@ -60,6 +61,13 @@ async fn a_cut_is_an_event_on_each_node_and_not_one_for_each_board() {
             .filter_map(|event| event.regarding.as_ref()?.name.clone())
             .collect();
         told.len() == 2
+    })
+    .await;
+    rack.eventually("boards that were capped together are one event", 30, async |rack| {
+        events(rack).await.iter().any(|event| {
+            let boards = event.note.as_deref().unwrap_or_default().matches("GPU-").count();
+            boards > 1 && capped.contains(&event.reason.as_deref().unwrap_or_default())
+        })
     })
     .await;
     let events = events(&rack).await;

@@ -246,10 +246,7 @@ proptest! {
 
 #[test]
 fn a_cut_is_written_at_once_and_a_raise_waits_for_those_who_must_make_room() {
-    let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
-    }
+    let mut world = two_nodes_of_eight();
     world.rack(10_000);
     world.settle();
     assert_eq!(world.grants(), [Some(5000), Some(5000)]);
@@ -297,10 +294,7 @@ fn a_node_that_joins_is_granted_its_share_at_once_and_raises_nobody_until_it_ack
 
 #[test]
 fn a_new_leader_rewrites_every_node_in_its_term_before_it_raises_one() {
-    let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
-    }
+    let mut world = two_nodes_of_eight();
     world.rack(6000);
     world.settle();
     world.new_leader();
@@ -315,10 +309,7 @@ fn a_new_leader_rewrites_every_node_in_its_term_before_it_raises_one() {
 
 #[test]
 fn a_grant_of_which_nobody_knows_whether_it_arrived_counts_as_a_commitment() {
-    let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
-    }
+    let mut world = two_nodes_of_eight();
     world.rack(6000);
     world.settle();
     world.rack(8000);
@@ -356,10 +347,7 @@ fn a_node_of_two_domains_gets_the_lesser_share() {
 
 #[test]
 fn a_node_that_booted_counts_with_its_nameplate_until_it_acknowledges() {
-    let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
-    }
+    let mut world = two_nodes_of_eight();
     world.rack(8000);
     world.settle();
     // The kubelet speaks first, then the agent: neither makes it count with what it was promised.
@@ -385,10 +373,7 @@ fn a_node_that_booted_counts_with_its_nameplate_until_it_acknowledges() {
 
 #[test]
 fn a_node_that_booted_in_a_domain_with_room_for_its_nameplate_keeps_nobody_down() {
-    let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
-    }
+    let mut world = two_nodes_of_eight();
     world.rack(8000);
     world.settle();
     world.boot("n0");
@@ -396,4 +381,13 @@ fn a_node_that_booted_in_a_domain_with_room_for_its_nameplate_keeps_nobody_down(
     world.turn();
     // 5400 W are left beside the nameplate of n0, and n0 is promised no more than it may draw anyway.
     assert_eq!(world.grants(), [Some(6000), Some(5400)]);
+}
+
+/// Two nodes of eight idle boards.
+fn two_nodes_of_eight() -> World {
+    let mut world = World::of_nodes(2);
+    for node in ["n0", "n1"] {
+        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 100, 1980));
+    }
+    world
 }

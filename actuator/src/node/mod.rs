@@ -101,7 +101,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let (journal, ownership) = journal::open(&flags.journal, &boot_id).map_err(NodeError::StartThread)?;
     let devices = Devices::journalled(journal);
     let period = flags.loop_period();
-    let places = Places { library: flags.nvml_library.clone(), pci: flags.pci_root.clone() };
+    let places = Places { nvml: flags.nvml_library.clone(), pci: flags.pci_root.clone() };
     observe::boards::start(devices.clone(), places, flags.sample_period(), metrics.clone())
         .map_err(NodeError::StartThread)?;
     observe::host::start(Arc::clone(&devices.host), &flags.cpufreq_root, &flags.powercap_root, period, metrics.clone())

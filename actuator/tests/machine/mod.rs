@@ -84,7 +84,7 @@ impl Machine {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let devices = Devices::default();
-        let places = Places { library: library().into(), pci: folder.path().join("pci") };
+        let places = Places { nvml: library().into(), pci: folder.path().join("pci") };
         observe::boards::start(devices.clone(), places, PERIOD, metrics.clone()).unwrap();
         let host = Arc::clone(&devices.host);
         observe::host::start(host, &root.cpufreq_path(), &root.powercap_path(), PERIOD, metrics).unwrap();

@@ -191,7 +191,8 @@ impl Words {
     /// # Errors
     /// When it is none or several.
     pub fn target(&self) -> Result<Target, NoTarget> {
-        match (&self.uuid, self.board, self.library, &self.control) {
+        let Self { uuid, board, library, control, .. } = self;
+        match (uuid, *board, *library, control) {
             (Some(uuid), None, false, None) => Ok(Target::Uuid(uuid.clone())),
             (None, Some(index), false, None) => Ok(Target::Board(index)),
             (None, None, true, None) => Ok(Target::Library),

@@ -48,7 +48,7 @@ pub(super) const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The NVML library.
-    pub library: OsString,
+    pub nvml: OsString,
     /// Where the kernel shows PCI devices.
     pub pci: PathBuf,
 }
@@ -113,7 +113,7 @@ impl Search {
         self.bus = bus;
         let count = match &self.session {
             Some(nvml) => nvml.device_count().map_err(NvmlUnavailable::CountBoards),
-            None => nvml::load(&self.places.library).map(|(nvml, count)| {
+            None => nvml::load(&self.places.nvml).map(|(nvml, count)| {
                 self.session = Some(nvml);
                 count
             }),
