@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Node, Pod},
+};
 use kube::{Api, Client, api::ListParams};
 use serde::Deserialize;
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -133,14 +136,21 @@ pub async fn wait_until_running(client: &Client, mut say: impl FnMut(&str)) -> R
 async fn missing(client: &Client) -> Result<Vec<String>> {
     let everything = ListParams::default();
     let (nodes, pods) = (Api::<Node>::all(client.clone()), Api::<Pod>::all(client.clone()));
-    let (nodes, pods) =
-        tokio::try_join!(nodes.list(&everything), pods.list(&everything)).context("list nodes and pods")?;
+    let sets = Api::<DaemonSet>::all(client.clone());
+    let (nodes, pods, sets) = tokio::try_join!(nodes.list(&everything), pods.list(&everything), sets.list(&everything))
+        .context("list nodes, pods and DaemonSets")?;
     let mut missing: Vec<_> = nodes
         .items
         .iter()
         .filter(|node| !has_boards(node))
         .map(|node| format!("boards of {}", name(&node.metadata)))
         .collect();
+    missing.extend(
+        sets.items
+            .iter()
+            .filter(|set| !has_its_pods(set))
+            .map(|set| format!("the pods of DaemonSet {}", name(&set.metadata))),
+    );
     let unready: Vec<_> = pods.items.iter().filter(|pod| !is_ready(pod)).collect();
     match unready.as_slice() {
         [] if pods.items.is_empty() => missing.push("the first pods".to_owned()),
@@ -161,6 +171,14 @@ fn has_boards(node: &Node) -> bool {
         .as_ref()
         .and_then(|status| status.allocatable.as_ref()?.get("nvidia.com/gpu"))
         .is_some_and(|count| count.0 != "0")
+}
+
+/// Whether its controller has seen what it is now, and made a pod of that for each node.
+fn has_its_pods(set: &DaemonSet) -> bool {
+    set.status.as_ref().is_some_and(|status| {
+        status.observed_generation == set.metadata.generation
+            && status.updated_number_scheduled.unwrap_or_default() == status.desired_number_scheduled
+    })
 }
 
 fn is_ready(pod: &Pod) -> bool {

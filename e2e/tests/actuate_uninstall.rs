@@ -63,11 +63,7 @@ async fn what_was_set_before_the_installation_is_set_after_the_removal() {
 #[tokio::test]
 async fn a_silent_node_is_named_and_what_it_needs_stays() {
     let rack = Rack::ready().await;
-    rack.run_agents_on("nowhere").await;
-    for agent in rack.pods("powercap-node", "app.kubernetes.io/component=actuator-node").await {
-        rack.kill_pod(&agent).await;
-    }
-    rack.eventually("no agent runs", 30, async |_| processes("powercap-actuator").is_empty()).await;
+    rack.stop_agents().await;
 
     let began = Instant::now();
     let removed = uninstall(&["RELEASE_SECONDS=300"]);
@@ -83,7 +79,7 @@ async fn a_silent_node_is_named_and_what_it_needs_stays() {
     let domains = Api::<PowerDomain>::all(rack.client.clone()).list(&ListParams::default()).await.unwrap();
     assert!(domains.items.is_empty());
 
-    rack.run_agents_on("linux").await;
+    rack.start_agents().await;
     rack.eventually("agents that run again let go", 60, async |rack| {
         rack.nodes().await.iter().all(|node| {
             let conditions = node.status.iter().flat_map(|status| &status.conditions);

@@ -10,7 +10,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use powercap_common::api::NodeFrequencies;
-use rack::{Rack, process::processes};
+use rack::Rack;
 use serde_json::{Value, json};
 
 const OURS: &str = "powercapping.io/uninitialized";
@@ -21,11 +21,7 @@ async fn the_taint_goes_when_the_agent_has_acknowledged_under_this_boot() {
     let rack = Rack::ready().await;
     let node = rack.nodes().await[0].spec.node_name.clone();
     // What a reboot leaves: an agent that is not up yet, and its words of the boot before.
-    rack.run_agents_on("nowhere").await;
-    for agent in rack.pods("powercap-node", "app.kubernetes.io/component=actuator-node").await {
-        rack.kill_pod(&agent).await;
-    }
-    rack.eventually("no agent runs", 30, async |_| processes("powercap-actuator").is_empty()).await;
+    rack.stop_agents().await;
     let frequencies = Api::<NodeFrequencies>::all(rack.client.clone());
     let before = Patch::Merge(json!({"status": {"bootID": "the boot before"}}));
     frequencies.patch_status(&node, &PatchParams::default(), &before).await.unwrap();
@@ -35,7 +31,7 @@ async fn the_taint_goes_when_the_agent_has_acknowledged_under_this_boot() {
         taints(rack, &node).await.contains(&OURS.to_owned())
     })
     .await;
-    rack.run_agents_on("linux").await;
+    rack.start_agents().await;
     rack.eventually("the taint goes, and the other one stays", 60, async |rack| taints(rack, &node).await == [OTHER])
         .await;
     set_taints(&rack.client, &node, json!([])).await.unwrap();

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
@@ -141,10 +141,23 @@ impl Rack {
     /// Has the DaemonSet of the node agents run on nodes of this operating system alone.
     pub async fn run_agents_on(&self, os: &str) {
         let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": os}}}}});
-        Api::<k8s_openapi::api::apps::v1::DaemonSet>::namespaced(self.client.clone(), "powercap-node")
+        Api::<DaemonSet>::namespaced(self.client.clone(), "powercap-node")
             .patch("powercap-actuator-node", &PatchParams::default(), &Patch::Merge(patch))
             .await
             .unwrap();
+    }
+
+    /// Stops the node agents as an update would, and waits until none runs.
+    pub async fn stop_agents(&self) {
+        self.run_agents_on("nowhere").await;
+        self.eventually("no agent runs", 30, async |_| process::processes("powercap-actuator").is_empty()).await;
+    }
+
+    /// Starts the node agents again, and waits until each node has one.
+    pub async fn start_agents(&self) {
+        self.run_agents_on("linux").await;
+        self.eventually("an agent runs on each node", 60, async |_| process::processes("powercap-actuator").len() == 2)
+            .await;
     }
 
     /// True power of each node now, as the simulator knows it.
@@ -164,13 +177,28 @@ impl Rack {
 
     async fn state(&self) -> String {
         let mut state = format!("true power {:.0} W\n", self.true_watts());
-        let mut add = |what: &dyn Debug| state.push_str(&format!("{what:?}\n"));
+        let add = |state: &mut String, what: &dyn Debug| state.push_str(&format!("{what:?}\n"));
         for node in self.nodes().await {
-            add(&node.spec);
-            add(&node.status);
+            add(&mut state, &node.spec);
+            add(&mut state, &node.status);
         }
         for name in ["training", "inference"] {
-            add(&self.policies().get_opt(name).await.unwrap().map(|policy| policy.status));
+            // Where nothing is installed there are no policies.
+            add(&mut state, &self.policies().get_opt(name).await.map(|policy| policy.map(|policy| policy.status)));
+        }
+        let agents = Api::<DaemonSet>::namespaced(self.client.clone(), "powercap-node");
+        for agents in agents.list(&ListParams::default()).await.unwrap().items {
+            add(&mut state, &(agents.metadata.generation, agents.status));
+        }
+        let last = LogParams { tail_lines: Some(20), ..LogParams::default() };
+        for namespace in ["powercap-node", "powercap-system"] {
+            for pod in self.pods(namespace, "app.kubernetes.io/component").await {
+                let name = pod.metadata.name.unwrap();
+                let status = pod.status.unwrap_or_default();
+                add(&mut state, &(&name, pod.metadata.deletion_timestamp, status.phase, status.container_statuses));
+                let logs = Api::<Pod>::namespaced(self.client.clone(), namespace).logs(&name, &last).await;
+                state.push_str(&logs.unwrap_or_else(|error| error.to_string()));
+            }
         }
         state
     }
