@@ -45,6 +45,14 @@ pub enum Command {
     /// What is not known is `-`, never zero. Columns of boards: clock now, ceiling held, ceiling asked for, the
     /// most that it can do, all in MHz; then the same of power in W.
     Top(TopFlags),
+    /// Look whether everything is there and alive, and say what mends what is not.
+    ///
+    /// The API server, the definitions, rights (yours and the components'), the recommender and its Lease, node
+    /// agents and their reports, boards, domains, policies; Prometheus, whether its series are there, recent,
+    /// measured often enough, and labelled with nodes and boards of this cluster. It changes nothing.
+    ///
+    /// Ends with 0 when nothing failed, with 3 when something did.
+    Doctor(DoctorFlags),
     /// Take every ceiling off nodes, in steps of some seconds, and put their devices back as they were.
     ///
     /// A cap that still names a node no longer holds on it, until its release is taken back:
@@ -81,6 +89,25 @@ pub struct TopFlags {
     #[arg(long, short)]
     pub watch: bool,
     /// For people or for machines (with --watch: one line each time).
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Where things are that are looked at.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorFlags {
+    /// Prometheus; by default the recommender's own --prometheus-url. A Service of the cluster
+    /// (NAME.NAMESPACE.svc) is asked through the API server, which takes the right to get services/proxy;
+    /// any other address from this machine.
+    #[arg(long, value_name = "URL")]
+    pub prometheus_url: Option<String>,
+    /// The namespace of the recommender.
+    #[arg(long, value_name = "NAMESPACE", default_value = "powercap-system")]
+    pub system_namespace: String,
+    /// The namespace of the node agents.
+    #[arg(long, value_name = "NAMESPACE", default_value = "powercap-node")]
+    pub node_namespace: String,
+    /// For people or for machines.
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod caps;
+pub mod doctor;
 pub mod explain;
 pub mod flags;
 pub mod mend;

@@ -4,7 +4,7 @@ use std::{error::Error, io::Write, process::ExitCode};
 
 use clap::Parser;
 use powercap_cli::{
-    explain,
+    doctor, explain,
     flags::{Command, Flags},
     release,
     target::Target,
@@ -36,6 +36,7 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
             top::run(&target, &flags).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(flags) => Ok(doctor::run(&target, &flags).await?),
         Command::Release(flags) => Ok(release::run(&target, &flags).await?),
     }
 }
