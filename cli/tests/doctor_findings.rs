@@ -18,7 +18,7 @@ use powercap_common::{
     reason::Reason,
 };
 use serde_json::json;
-use world::{condition, now, rack};
+use world::{condition, now, rack, stands_on_the_page};
 
 /// Everything is well.
 fn well() -> Seen {
@@ -136,6 +136,14 @@ ok    scraped agents        a series for each capped node (2)
 
 22 ok, 0 to look at, 0 failed
 ");
+}
+
+#[test]
+fn the_page_shows_these_very_findings() {
+    let mut seen = well();
+    lost_board(&mut seen);
+    seldom(&mut seen, 15);
+    stands_on_the_page(&text(&findings(&seen)));
 }
 
 /// One thing is wrong, and nothing else is said to be: the check, how bad, and words of finding and mend.

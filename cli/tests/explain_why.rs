@@ -16,7 +16,7 @@ use powercap_common::{
     api::{Brake, LeaseTerms, OnExpiry},
     reason::Reason,
 };
-use world::{BOARDS, TRAINING, condition, domain, now, rack};
+use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
 
 fn of_pod(name: &str, caps: &Caps) -> Answer {
     let app = name.split('-').next().unwrap();
@@ -55,6 +55,11 @@ Why:
 What you can do:
   - Raise spec.powerCapLimitWatts of powerdomain/rack (now 5000 W), or free watts of its other nodes: for all its boards at their most node rack-1 needs 312 W more than its grant, and those of its CPUs.
 ");
+}
+
+#[test]
+fn the_page_shows_this_very_answer() {
+    stands_on_the_page(&of_pod("training-0", &rack()).text(now()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod world;
 
 use powercap_cli::{caps::Caps, flags::What, top::decide::view};
 use powercap_common::api::{NodeFrequencies, NodeFrequenciesSpec};
-use world::{domain, now, rack};
+use world::{domain, now, rack, stands_on_the_page};
 
 #[test]
 fn everything_is_shown_in_aligned_tables() {
@@ -23,6 +23,11 @@ NAMESPACE  POLICY    MODE     CAP W  POWER W  PODS  BOARDS  CEILING MHZ  LIMIT W
 demo       training  Enforce  1050   1024     2     2       1410         525      Enforcing
 "
     );
+}
+
+#[test]
+fn the_page_shows_these_very_tables() {
+    stands_on_the_page(&view(&rack(), None, now()).text());
 }
 
 #[test]

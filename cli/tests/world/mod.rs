@@ -138,3 +138,9 @@ pub fn pod(name: &str, app: &str, phase: &str, on: Option<&str>) -> Pod {
     pod.spec.as_mut().unwrap().node_name = on.map(str::to_owned);
     pod
 }
+
+/// The page for people shows this very text as an example.
+pub fn stands_on_the_page(text: &str) {
+    let page = include_str!("../../../docs/kubectl-powercap.md");
+    assert!(page.contains(text), "docs/kubectl-powercap.md shows something else than:\n{text}");
+}
