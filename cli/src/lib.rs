@@ -4,6 +4,13 @@
 //! rights of the person who calls it. Before it changes anything it says where.
 #![forbid(unsafe_code)]
 
+pub mod caps;
+pub mod doctor;
+pub mod explain;
 pub mod flags;
+pub mod mend;
 pub mod release;
+pub mod rows;
+pub mod table;
 pub mod target;
+pub mod top;

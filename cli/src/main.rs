@@ -4,9 +4,11 @@ use std::{error::Error, io::Write, process::ExitCode};
 
 use clap::Parser;
 use powercap_cli::{
+    doctor, explain,
     flags::{Command, Flags},
     release,
     target::Target,
+    top,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -26,6 +28,15 @@ async fn main() -> ExitCode {
 async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let target = Target::find(&flags.target).await?;
     match flags.command {
+        Command::Explain(flags) => {
+            explain::run(&target, &flags).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Top(flags) => {
+            top::run(&target, &flags).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor(flags) => Ok(doctor::run(&target, &flags).await?),
         Command::Release(flags) => Ok(release::run(&target, &flags).await?),
     }
 }

@@ -1,5 +1,21 @@
 //! Names and labels of the series that we read, each with the version that it was read from.
 
+/// How the recommender finds the series, unless its flags say otherwise.
+pub mod prometheus {
+    /// Where Prometheus is.
+    pub const URL: &str = "http://prometheus.monitoring.svc:9090";
+    /// How often the exporters measure and Prometheus scrapes, the slower of the two, in seconds.
+    pub const COLLECTION_INTERVAL_SECONDS: u32 = 5;
+}
+
+/// Our own node agents.
+pub mod agent {
+    /// Power of the node, in watts; each scraped agent has it.
+    pub const NODE_POWER_WATTS: &str = "powercap_agent_node_power_watts";
+    /// The node's name, a label of every series.
+    pub const NODE: &str = "node";
+}
+
 /// NVIDIA's DCGM exporter, 4.5.3 to 4.8.2 and its main branch of May 2026.
 pub mod dcgm {
     /// Power of a GPU, in watts.

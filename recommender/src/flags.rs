@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use powercap_common::telemetry::prometheus;
 use powercap_process::LogFormat;
 
 /// Reads power and usage, decides who is capped how much, and writes it to NodeFrequencies and to the
@@ -13,7 +14,7 @@ use powercap_process::LogFormat;
 #[command(name = "powercap-recommender", version)]
 pub struct Flags {
     /// Prometheus (or Thanos, Mimir), without /api/v1.
-    #[arg(long, value_name = "URL", default_value = "http://prometheus.monitoring.svc:9090")]
+    #[arg(long, value_name = "URL", default_value = prometheus::URL)]
     pub prometheus_url: String,
 
     /// A file with a bearer token for Prometheus; read anew for each query, since tokens rotate.
@@ -31,7 +32,7 @@ pub struct Flags {
 
     /// How often the exporters measure and Prometheus scrapes, the slower of the two. A reading older
     /// than three of these is stale: nothing is raised on it.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = prometheus::COLLECTION_INTERVAL_SECONDS, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub collection_interval_seconds: u32,
 
     /// How long a node agent keeps to what it was told without having seen the leader's Lease renewed; then

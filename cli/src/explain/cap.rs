@@ -1,0 +1,109 @@
+//! What a policy or a domain does, and why: pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use powercap_common::{
+    api::{Brake, GpuStatus, Mode, PowerCappingPolicy, PowerDomain},
+    reason::Reason,
+};
+
+use super::{
+    answer::{Answer, Cause},
+    boards,
+};
+use crate::{
+    caps::{Caps, brake, domain_set_by, policy_set_by},
+    rows::{DomainRow, NodeRow, PolicyRow},
+};
+
+/// What a policy does to its pods' boards.
+#[must_use]
+pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
+    let set_by = policy_set_by(policy);
+    let mut answer = Answer::new(set_by.clone(), String::new());
+    answer.policies.push(PolicyRow::from(policy));
+    let mut of_policy = Vec::new();
+    for node in &caps.nodes {
+        let ours = |gpu: &&GpuStatus| {
+            node.spec.gpu_frequencies.iter().any(|ceiling| ceiling.uuid == gpu.uuid && ceiling.set_by == set_by)
+        };
+        of_policy.extend(node.status.iter().flat_map(|status| &status.gpus).filter(ours).map(|gpu| (node, gpu)));
+    }
+    let held = boards::explain(&of_policy, caps, &mut answer);
+    let conditions = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    say(&set_by, conditions, &mut answer);
+    let cap = policy.spec.power_cap_limit_watts;
+    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), "its pods");
+    answer.summary = match policy.spec.mode {
+        Mode::Off => format!("{set_by} is switched off: it measures and changes nothing."),
+        Mode::Advise => {
+            format!("{set_by} only recommends: {draws} under a cap of {cap} W; spec.mode Enforce keeps it.")
+        }
+        Mode::Enforce if held.held == 0 => {
+            format!("{set_by} keeps its pods within {cap} W and holds no board back: {draws}.")
+        }
+        Mode::Enforce => format!(
+            "{set_by} keeps its pods within {cap} W: {draws}; caps hold {} back, by {}{}.",
+            held.part(),
+            held.by.join(" and "),
+            held.down_to()
+        ),
+    };
+    answer
+}
+
+/// How a domain shares out its cap.
+#[must_use]
+pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
+    let of = domain_set_by(domain);
+    let mut answer = Answer::new(of.clone(), String::new());
+    answer.domains.push(DomainRow::from(domain));
+    let name = domain.name_any();
+    let members = caps.nodes.iter().filter(|node| node.spec.domains.contains(&name));
+    answer.nodes = members.map(|node| NodeRow::of(node, now)).collect();
+    let status = domain.status.as_ref();
+    if brake(domain) > Brake::None {
+        let by = match status.and_then(|status| status.brake.as_ref()).filter(|brake| brake.level > domain.spec.brake) {
+            Some(_) => "The recommender",
+            None => "Somebody, in spec.brake,",
+        };
+        let says = format!("{by} pulled it to {:?}.", brake(domain));
+        answer.why.push(Cause::new(Reason::BrakePulled, &of, &says, None));
+    }
+    say(&of, status.map(|status| status.conditions.as_slice()).unwrap_or_default(), &mut answer);
+    let cap = domain.spec.power_cap_limit_watts;
+    let draws = draws(status.and_then(|status| status.current_power_watts), "it");
+    let committed = status.and_then(|status| status.committed_watts);
+    let promised = committed.map_or_else(
+        || "what its nodes may be drawing is not known".to_owned(),
+        |watts| format!("{watts} W are promised to its nodes"),
+    );
+    let unmanaged = match domain.spec.unmanaged_watts {
+        0 => String::new(),
+        watts => format!(", {watts} W are counted as unmanaged"),
+    };
+    answer.summary = format!("{of} keeps {} nodes within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
+    answer
+}
+
+/// What its conditions say, and what mends it.
+fn say(of: &str, conditions: &[Condition], answer: &mut Answer) {
+    if conditions.is_empty() {
+        let says = "The recommender has said nothing of it yet: is it running?";
+        answer.why.push(Cause {
+            reason: Reason::Pending.to_string(),
+            of: of.to_owned(),
+            says: says.to_owned(),
+            since: None,
+        });
+        answer.can_do.push("See `kubectl powercap doctor`.".to_owned());
+    }
+    answer.why.extend(conditions.iter().map(|condition| Cause::of_condition(of, condition)));
+    answer.mend();
+}
+
+fn draws(power: Option<u32>, who: &str) -> String {
+    let verb = if who == "it" { "draws" } else { "draw" };
+    power.map_or_else(|| format!("the power of {who} is not known"), |power| format!("{who} {verb} {power} W"))
+}

@@ -1,0 +1,144 @@
+//! `kubectl powercap` answers "why is my pod slow", and finds what is broken, on a real cluster.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
+
+mod rack;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+};
+
+use rack::Rack;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_pod_slowed_by_its_policy_is_told_the_policy_its_boards_and_the_watts_that_it_lacks() {
+    let rack = Rack::ready().await;
+    rack.edit_policy("training", json!({"powerCapLimitWatts": 2400})).await;
+    let pod = training_pod(&rack).await;
+    rack.eventually("explain names the policy and what to raise", 60, async |_| {
+        let answer = explain(&pod);
+        says(&answer["summary"], "Power caps hold pod demo/training-")
+            && says(&answer["why"], "powercappingpolicy/demo/training keeps its pods within 2400 W")
+            && says(&answer["canDo"], "Raise spec.powerCapLimitWatts of powercappingpolicy/demo/training (now 2400 W)")
+    })
+    .await;
+
+    let answer = explain(&pod);
+    let boards = answer["boards"].as_array().unwrap();
+    assert_eq!(boards.len(), 4, "{answer:#}");
+    for board in boards {
+        assert_eq!(board["requestedWatts"], 300, "an equal share of the cap: {answer:#}");
+        assert_eq!(board["setBy"], "powercappingpolicy/demo/training");
+    }
+    let text = text(&powercap(&["explain", "pod", &pod, "-n", "demo"]));
+    assert!(
+        text.contains("The ceiling serves a PowerCappingPolicy."),
+        "the words of docs/reference/reasons.md: {text}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_slowed_by_its_rack_is_told_the_domain_and_under_the_brake_the_brake() {
+    let rack = Rack::ready().await;
+    for policy in ["training", "inference"] {
+        rack.edit_policy(policy, json!({"powerCapLimitWatts": 8000})).await;
+    }
+    rack.edit_domain(json!({"powerCapLimitWatts": 8400})).await;
+    let pod = training_pod(&rack).await;
+    rack.eventually("explain names the domain and what to raise", 60, async |_| {
+        let answer = explain(&pod);
+        says(&answer["summary"], "by powerdomain/rack")
+            && says(&answer["canDo"], "Raise spec.powerCapLimitWatts of powerdomain/rack (now 8400 W)")
+    })
+    .await;
+
+    rack.edit_domain(json!({"brake": "Minimum"})).await;
+    rack.eventually("explain names the brake and who lets it go", 30, async |_| {
+        let answer = explain(&pod);
+        says(&answer["summary"], "by the brake of powerdomain/rack")
+            && says(&answer["canDo"], "Set spec.brake of the domain to None")
+    })
+    .await;
+    rack.edit_domain(json!({"brake": "None"})).await;
+}
+
+#[tokio::test]
+async fn doctor_finds_a_rack_well_and_a_prometheus_that_is_gone() {
+    let rack = Rack::ready().await;
+    rack.eventually("doctor finds nothing that fails", 60, async |_| powercap(&["doctor"]).status.code() == Some(0))
+        .await;
+    let said = text(&powercap(&["doctor"]));
+    for found in [
+        "a series for each board that agents see (16)",
+        "exporters are scraped every 5 s",
+        "held by powercap-recommender-",
+    ] {
+        assert!(said.contains(found), "{found}: {said}");
+    }
+
+    rack.scale("monitoring", "prometheus", 0).await;
+    rack.eventually("doctor says that Prometheus does not answer, and ends with 3", 60, async |_| {
+        let output = powercap(&["doctor", "-o", "json"]);
+        let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let failed = |finding: &Value| finding["check"] == "Prometheus" && finding["verdict"] == "fail";
+        output.status.code() == Some(3) && findings.as_array().unwrap().iter().any(failed)
+    })
+    .await;
+    rack.scale("monitoring", "prometheus", 1).await;
+    rack.eventually("doctor finds it again", 120, async |_| powercap(&["doctor"]).status.code() == Some(0)).await;
+}
+
+#[tokio::test]
+async fn top_shows_the_domain_both_nodes_and_every_board() {
+    let rack = Rack::ready().await;
+    let shown = text(&powercap(&["top"]));
+    assert!(shown.lines().any(|line| line.starts_with("rack  ")), "{shown}");
+    for node in rack.nodes().await {
+        assert!(shown.contains(&node.spec.node_name), "{shown}");
+    }
+    let boards = text(&powercap(&["top", "boards"]));
+    assert_eq!(boards.lines().count(), 1 + 16, "{boards}");
+}
+
+/// The name of a running pod of the training.
+async fn training_pod(rack: &Rack) -> String {
+    let pods = rack.pods("demo", "app=training").await;
+    let runs = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
+    };
+    pods.iter().find(|pod| runs(pod)).expect("the training runs").metadata.name.clone().unwrap()
+}
+
+fn explain(pod: &str) -> Value {
+    let output = powercap(&["explain", &format!("pod/{pod}"), "-n", "demo", "-o", "json"]);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
+}
+
+/// Whether these words stand anywhere in the value.
+fn says(value: &Value, words: &str) -> bool {
+    value.to_string().contains(words)
+}
+
+/// The command as a person calls it, in the test's own cluster.
+fn powercap(arguments: &[&str]) -> Output {
+    Command::new(built()).args(arguments).output().unwrap()
+}
+
+/// The command, built once.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "--offline", "--quiet", "-p", "powercap-cli"]).current_dir(&root);
+        assert!(cargo.status().unwrap().success(), "cargo build -p powercap-cli");
+        root.join("target/debug/kubectl-powercap")
+    })
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
