@@ -47,6 +47,8 @@ pub mod kind {
     pub const FEASIBLE: &str = "Feasible";
     /// The recommender has pulled the domain's brake.
     pub const BRAKED: &str = "Braked";
+    /// The domain's place among the others is clear.
+    pub const PLACED: &str = "Placed";
     /// The node's agent has seen the recommender renew its Lease in time.
     pub const LEASE_CURRENT: &str = "LeaseCurrent";
     /// Something else changes the node's devices.

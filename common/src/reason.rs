@@ -58,6 +58,14 @@ reasons! {
     CapBelowFloor,
     /// The cap can be kept by what we control.
     CapReachable,
+    /// The domain stands within those that it names, or within none.
+    PlaceClear,
+    /// The parent that the domain names does not exist; nothing is raised in it, since there may be a cap that nobody knows.
+    ParentMissing,
+    /// The domain's parents lead back to itself; nothing is raised in it.
+    ParentLoop,
+    /// A node stands in two domains of which neither is within the other; both caps hold.
+    DomainsOverlap,
     /// All readings are recent.
     DataFresh,
     /// The readings are older than three collection intervals; ceilings stay as they are.

@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     apply::{Outcome, Writer},
-    decide::{decide, grants::NO_LIMIT},
+    decide::{decide, promise},
     flags::Flags,
     leader::{Candidate, Leadership},
     metrics::Metrics,
@@ -232,15 +232,10 @@ impl Cycle {
 
     fn note(&mut self, outcome: Outcome) {
         self.memory.failures = if outcome.failed { self.memory.failures + 1 } else { 0 };
-        for (node, grant) in outcome.uncertain {
-            let most = self.memory.uncertain.entry(node).or_default();
-            *most = (*most).max(grant.unwrap_or(NO_LIMIT));
+        for (node, grant, fate) in outcome.fates {
+            promise::note(&mut self.memory.uncertain, &node, grant, fate);
         }
-        for object in outcome.nodes {
-            // Written on this version: no earlier write can arrive any more.
-            self.memory.uncertain.remove(&object.spec.node_name);
-            self.observer.written_frequencies.note(object);
-        }
+        outcome.nodes.into_iter().for_each(|object| self.observer.written_frequencies.note(object));
         outcome.policies.into_iter().for_each(|object| self.observer.written_policies.note(object));
         outcome.domains.into_iter().for_each(|object| self.observer.written_domains.note(object));
     }

@@ -16,7 +16,7 @@ pub use node_frequencies::{
 pub use power_capping_policy::{
     Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
 };
-pub use power_domain::{Brake, BrakeStatus, NodeDefaults, PowerDomain, PowerDomainSpec, PowerDomainStatus};
+pub use power_domain::{Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

@@ -45,7 +45,7 @@ pub struct NodeFrequenciesSpec {
 
     /// Names of the domains whose caps the grant serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub domains: Vec<String>,
 

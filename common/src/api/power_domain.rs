@@ -19,11 +19,15 @@ use super::NodeOverhead;
     status = "PowerDomainStatus",
     doc = "A physical power budget at a meter: a rack, a row, a cluster.",
     derive = "PartialEq",
+    validation = Rule::new("!has(self.spec.parentRef) || self.spec.parentRef.name != self.metadata.name")
+        .message("parentRef.name must name another domain: none stands within itself; name the one around it, or take parentRef away")
+        .field_path(".spec.parentRef.name"),
     printcolumn(name = "Cap W", type_ = "integer", json_path = ".spec.powerCapLimitWatts"),
     printcolumn(name = "Power W", type_ = "integer", json_path = ".status.currentPowerWatts"),
     printcolumn(name = "Committed W", type_ = "integer", json_path = ".status.committedWatts"),
     printcolumn(name = "Headroom W", type_ = "integer", json_path = ".status.headroomWatts"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(name = "Parent", type_ = "string", json_path = ".spec.parentRef.name", priority = 1),
     printcolumn(name = "Brake", type_ = "string", json_path = ".spec.brake", priority = 1),
     printcolumn(name = "Within", type_ = "string", json_path = r#".status.conditions[?(@.type=="WithinCap")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
@@ -39,7 +43,12 @@ pub struct PowerDomainSpec {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub power_cap_limit_watts: u32,
 
-    /// The nodes that stand in the domain. Never empty.
+    /// The domain that this one stands within: a rack's row, a row's hall. The caps of both hold, and what is
+    /// unmanaged here counts there too. Absent: it stands within none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_ref: Option<ParentRef>,
+
+    /// The nodes that stand in the domain, beside those of the domains within it. Never empty.
     #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
         .message("nodeSelector must name at least one label, for example matchLabels: {topology.kubernetes.io/rack: r1}; for every node write matchExpressions: [{key: kubernetes.io/os, operator: Exists}]"))]
     pub node_selector: LabelSelector,
@@ -61,6 +70,14 @@ pub struct PowerDomainSpec {
     /// What holds for each node of the domain.
     #[serde(default)]
     pub node_defaults: NodeDefaults,
+}
+
+/// Names another domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ParentRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// How hard a domain brakes.
@@ -101,7 +118,7 @@ pub struct BrakeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerDomainStatus {
-    /// Ready, DataFresh, WithinCap, Feasible, and Braked once the recommender has pulled the brake.
+    /// Ready, Placed, DataFresh, WithinCap, Feasible, and Braked once the recommender has pulled the brake.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
@@ -118,7 +135,7 @@ pub struct PowerDomainStatus {
     /// The brake that the recommender has pulled; absent when it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brake: Option<BrakeStatus>,
-    /// Nodes that the selector matches.
+    /// Its nodes, those of the domains within it included.
     #[serde(default)]
     pub nodes: u32,
     /// The generation of the spec that this status speaks of.

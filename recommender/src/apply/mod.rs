@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    decide::{NodeWrite, Plan, boot_taint::Initialized},
+    decide::{NodeWrite, Plan, boot_taint::Initialized, promise::Fate},
     leader::Leadership,
     metrics::Metrics,
     observation::BootTaint,
@@ -41,8 +41,8 @@ pub struct Outcome {
     pub policies: Vec<PowerCappingPolicy>,
     /// Likewise.
     pub domains: Vec<PowerDomain>,
-    /// Nodes whose write may or may not arrive, with the grant in it.
-    pub uncertain: Vec<(String, Option<Watts>)>,
+    /// Each node that was written, with the grant in it, and what became of the write.
+    pub fates: Vec<(String, Option<Watts>, Fate)>,
     /// Whether any write failed, so that the decision should be made again soon.
     pub failed: bool,
 }
@@ -86,6 +86,8 @@ impl Writer {
         let mut nodes = nodes.buffer_unordered(AT_ONCE);
         while let Some((write, result)) = nodes.next().await {
             let (node, epoch) = (&write.name, write.spec.epoch);
+            let fate = result.as_ref().map_or_else(ApplyError::fate, |_| Fate::Arrived);
+            outcome.fates.push((node.clone(), write.spec.power_limit_watts.map(Watts::new), fate));
             match result {
                 Ok(object) => {
                     let (grant, sequence) = (write.spec.power_limit_watts, epoch.sequence);
@@ -94,9 +96,6 @@ impl Writer {
                 }
                 Err(error) => {
                     outcome.failed = true;
-                    if matches!(error, ApplyError::Broken(_) | ApplyError::Timeout) {
-                        outcome.uncertain.push((node.clone(), write.spec.power_limit_watts.map(Watts::new)));
-                    }
                     tracing::warn!(node, error = &error as &dyn std::error::Error, "NodeFrequencies not written");
                 }
             }
@@ -203,6 +202,13 @@ fn classified(error: kube::Error) -> ApplyError {
 }
 
 impl ApplyError {
+    fn fate(&self) -> Fate {
+        match self {
+            Self::Refused(_) | Self::NotLeading => Fate::Refused,
+            Self::Broken(_) | Self::Timeout => Fate::Unknown,
+        }
+    }
+
     fn result(&self) -> &'static str {
         match self {
             Self::Refused(error) => match &**error {

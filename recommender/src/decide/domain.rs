@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_common::{
-    api::{PowerDomain, PowerDomainStatus},
+    api::{NodeOverhead, PowerDomain, PowerDomainStatus},
     condition::{self, Truth, kind},
     domain::{Domain, DomainError},
     reason::Reason,
@@ -17,22 +17,32 @@ use super::{
     fleet::Fleet,
     grants::Budget,
     steady::{Bounds, steady},
-    uniform,
+    tree::Misplaced,
 };
 use crate::observation::{Hold, Observation, fresh};
 
-/// A domain as written, as understood, and the nodes (by index) in it.
+/// A domain as written, as understood, and where it stands. Nodes and domains are told by their index.
 pub struct DomainView {
     /// As written.
     pub object: Arc<PowerDomain>,
     /// As understood.
     pub domain: Result<Domain, DomainError>,
-    /// Its nodes. Of one that cannot be understood, those that it was last carried out on.
+    /// Nodes that it selects. Of one that cannot be understood, those that it was last carried out on.
+    pub own: Vec<usize>,
+    /// All of its nodes: its own, and those of the domains within it.
     pub members: Vec<usize>,
+    /// The domain that it is within.
+    pub parent: Option<usize>,
+    /// All that it is within, the nearest first.
+    pub ancestors: Vec<usize>,
+    /// What the domains within it draw unmanaged.
+    pub unmanaged_within: Watts,
+    /// What is wrong with where it stands.
+    pub misplaced: Option<Misplaced>,
 }
 
 impl DomainView {
-    /// Understands one domain.
+    /// Understands one domain by itself; [`super::tree::plant`] puts it in its place.
     pub fn of(object: &Arc<PowerDomain>, fleet: &Fleet<'_>) -> Self {
         let domain = Domain::try_from(&**object);
         let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -43,48 +53,53 @@ impl DomainView {
                 Err(_) => node.frequencies.is_some_and(|nf| nf.spec.domains.iter().any(|domain| domain == name)),
             }
         };
-        let members = (0..fleet.nodes.len()).filter(belongs).collect();
-        Self { object: Arc::clone(object), domain, members }
+        let own = (0..fleet.nodes.len()).filter(belongs).collect();
+        Self {
+            object: Arc::clone(object),
+            domain,
+            own,
+            members: Vec::new(),
+            parent: None,
+            ancestors: Vec::new(),
+            unmanaged_within: Watts::ZERO,
+            misplaced: None,
+        }
     }
 
     /// What it shares out; none for a domain that cannot be understood, which only holds.
     pub fn budget(&self) -> Option<Budget> {
         let domain = self.domain.as_ref().ok()?;
-        Some(Budget { watts: domain.budget(), members: self.members.clone() })
+        Some(Budget { watts: self.watts(domain), members: self.members.clone() })
     }
 
-    /// What it wishes for each of its nodes.
-    pub fn wishes(&self, fleet: &Fleet<'_>) -> Vec<(usize, Option<Watts>)> {
-        let Ok(domain) = &self.domain else {
-            // Nothing is uncapped by a manifest that nobody understands: its nodes stay where they are.
-            return self.members.iter().map(|&at| (at, fleet.nodes[at].holding.granted)).collect();
-        };
-        let maxima: Vec<_> = self.members.iter().map(|&at| maximum(fleet, at, domain)).collect();
-        let shares = uniform::shares(domain.budget(), &maxima);
-        // The bounds of the field. A grant of nothing cannot be written; `Feasible` says that such a cap
-        // cannot be kept.
-        let (least, most) = (Watts::new(1), Watts::new(1_000_000));
-        self.members.iter().copied().zip(shares.into_iter().map(|share| Some(share.clamp(least, most)))).collect()
+    /// What is left of its cap for nodes.
+    pub fn watts(&self, domain: &Domain) -> Watts {
+        domain.budget().saturating_sub(self.unmanaged_within)
     }
 }
 
-/// The most that a node can draw, by the domain's rule for what stands beside its devices.
-pub fn maximum(fleet: &Fleet<'_>, node: usize, domain: &Domain) -> Option<Watts> {
-    fleet.nodes[node].devices_maximum().map(|devices| Watts::new(domain.overhead.node_power(devices).ceil()))
-}
-
-/// Counts nodes that have lost their limits at a boot with their nameplate: with the most that they can
-/// draw, by the strictest rule of their domains. One that nobody knows it of stays unknown.
-pub fn count_booted(domains: &[DomainView], fleet: &mut Fleet<'_>) {
+/// Tells each node what its domains make of it: by the strictest of their rules for what stands beside its
+/// devices (one that is not understood just now stays as it was), the most that it can draw. A node that
+/// lost its limits at a boot counts with that; one that nobody knows it of stays unknown.
+pub fn count_nodes(domains: &[DomainView], fleet: &mut Fleet<'_>) {
     for view in domains {
-        let Ok(domain) = &view.domain else { continue };
         for &at in &view.members {
-            let nameplate = maximum(fleet, at, domain);
-            let holding = &mut fleet.nodes[at].holding;
-            if let Some(nameplate) = nameplate.filter(|_| holding.booted && holding.granted.is_some()) {
-                holding.committed = Some(holding.committed.map_or(nameplate, |committed| committed.max(nameplate)));
-            }
+            let node = &mut fleet.nodes[at];
+            let before = || node.frequencies.map(|object| object.spec.node_overhead);
+            let rule = view.domain.as_ref().map_or_else(|_| before().unwrap_or_default(), |domain| domain.overhead);
+            node.overhead = NodeOverhead {
+                static_watts: node.overhead.static_watts.max(rule.static_watts),
+                percent: node.overhead.percent.max(rule.percent),
+            };
         }
+    }
+    for node in &mut fleet.nodes {
+        let nameplate = |devices| Watts::new(node.overhead.node_power(devices).ceil());
+        node.nameplate = node.devices_maximum().map(nameplate);
+    }
+    for &at in domains.iter().flat_map(|view| &view.members) {
+        let node = &mut fleet.nodes[at];
+        node.holding = node.holding.with_nameplate(node.nameplate);
     }
 }
 
@@ -96,9 +111,11 @@ pub struct DomainReport {
     pub power: Option<Watts>,
 }
 
-/// The status, given what each of its nodes is committed for after this decision's writes.
+/// The status, given what each of its nodes is committed for after this decision's writes. `names` are the
+/// domains'.
 pub fn report(
     view: &DomainView,
+    names: &[&str],
     fleet: &Fleet<'_>,
     committed: &[Option<Watts>],
     observation: &Observation,
@@ -111,6 +128,8 @@ pub fn report(
     };
     status.observed_generation = generation;
     status.nodes = u32::try_from(view.members.len()).unwrap_or(u32::MAX);
+    let (placed, reason, message) = place(view, names);
+    say(&mut status.conditions, kind::PLACED, placed, reason, message);
     let domain = match &view.domain {
         Ok(domain) => domain,
         Err(error) => {
@@ -121,7 +140,7 @@ pub fn report(
     };
 
     let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
-    let budget = domain.budget();
+    let budget = view.watts(domain);
     status.committed_watts = sum.map(Watts::ceil);
     status.headroom_watts = sum.map(|sum| budget.saturating_sub(sum).floor());
     let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
@@ -163,6 +182,35 @@ pub fn report(
         None => status.conditions.retain(|condition| condition.type_ != kind::BRAKED),
     }
     DomainReport { status, power: power.ok().map(|(power, _)| power) }
+}
+
+fn place(view: &DomainView, names: &[&str]) -> (Truth, Reason, String) {
+    match &view.misplaced {
+        None if view.ancestors.is_empty() => (Truth::True, Reason::PlaceClear, "within no other domain".to_owned()),
+        None => {
+            let around: Vec<_> = view.ancestors.iter().map(|at| names[*at]).collect();
+            (Truth::True, Reason::PlaceClear, format!("within {}, whose caps hold too", around.join(", ")))
+        }
+        Some(Misplaced::Orphan { parent }) => {
+            let message = format!(
+                "spec.parentRef names {parent}, which does not exist; create it, or take parentRef away. Nothing is raised in this domain until then"
+            );
+            (Truth::False, Reason::ParentMissing, message)
+        }
+        Some(Misplaced::Loop { parents }) => {
+            let message = format!(
+                "its parents lead back to itself: {}; take spec.parentRef out of one of them. Nothing is raised in them until then",
+                parents.join(", ")
+            );
+            (Truth::False, Reason::ParentLoop, message)
+        }
+        Some(Misplaced::Overlap { node, other }) => {
+            let message = format!(
+                "{node} stands in {other} too, and neither domain is within the other: both caps hold, and watts may lie idle. Name one as spec.parentRef of the other, or let their selectors part"
+            );
+            (Truth::False, Reason::DomainsOverlap, message)
+        }
+    }
 }
 
 fn readiness(
@@ -207,7 +255,7 @@ fn readiness(
         );
         return (Truth::False, Reason::AwaitingAcknowledgement, message);
     }
-    let budget = domain.budget();
+    let budget = view.watts(domain);
     let kept = format!("{} W committed of {} W for nodes", committed.ceil(), budget.floor());
     match committed <= budget {
         true => (Truth::True, Reason::GrantsFit, kept),
@@ -248,13 +296,13 @@ fn measured(
         devices[at] = devices[at] + sample.value;
         oldest = oldest.min(sample.at);
     }
-    let mut sum = domain.unmanaged;
+    let mut sum = domain.unmanaged + view.unmanaged_within;
     for &at in &view.members {
         let name = fleet.nodes[at].name;
         let cpus = telemetry.node_cpu.get(name);
         let what = format!("the CPUs of {name}");
         let cpus = fresh(cpus, &what, telemetry.cpu_problem.as_ref(), now, stale_after)?;
-        sum = sum + domain.overhead.node_power(devices[at] + cpus.value);
+        sum = sum + fleet.nodes[at].overhead.node_power(devices[at] + cpus.value);
         oldest = oldest.min(cpus.at);
     }
     Ok((sum, oldest))
@@ -264,9 +312,9 @@ fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth,
     let floors: Option<Watts> = view
         .members
         .iter()
-        .map(|&at| fleet.nodes[at].devices_floor().map(|devices| domain.overhead.node_power(devices)))
+        .map(|&at| fleet.nodes[at].devices_floor().map(|devices| fleet.nodes[at].overhead.node_power(devices)))
         .sum();
-    let budget = domain.budget().floor();
+    let budget = view.watts(domain).floor();
     match floors.map(Watts::ceil) {
         None => {
             let message = "not every node agent has told what its devices can do".to_owned();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use powercap_common::{
-    api::{GpuCeiling, GpuStatus, NodeFrequencies},
+    api::{GpuCeiling, GpuStatus, NodeFrequencies, NodeOverhead},
     units::Watts,
 };
 
@@ -20,6 +20,10 @@ pub struct NodeView<'a> {
     pub frequencies: Option<&'a NodeFrequencies>,
     /// Its grant and commitment.
     pub holding: Holding,
+    /// What it draws beside its devices, by the rules of its domains.
+    pub overhead: NodeOverhead,
+    /// The most that it can draw, by those rules; `None` while its agent has not told.
+    pub nameplate: Option<Watts>,
 }
 
 /// The observation, indexed.
@@ -47,7 +51,7 @@ impl<'a> Fleet<'a> {
             let uncertain = observation.uncertain.get(name).copied();
             let holding =
                 frequencies.map(|object| Holding::of(object, &facts.boot_id, term, uncertain)).unwrap_or_default();
-            NodeView { name, facts, frequencies, holding }
+            NodeView { name, facts, frequencies, holding, overhead: NodeOverhead::default(), nameplate: None }
         };
         let nodes: Vec<_> = observation.nodes.iter().map(view).collect();
         let index: BTreeMap<_, _> = nodes.iter().enumerate().map(|(at, node)| (node.name, at)).collect();

@@ -33,6 +33,8 @@ pub struct Holding {
     pub in_term: bool,
     /// It has booted since it acknowledged anything: its limits are lost.
     pub booted: bool,
+    /// A write to it got no answer: it may have arrived, or may yet.
+    pub unanswered: bool,
 }
 
 /// One domain's watts for nodes, and which nodes (by index) share them.
@@ -73,6 +75,18 @@ impl Holding {
                 .map(|committed| Watts::new(committed).max(uncertain.unwrap_or_default())),
             in_term: spec.epoch.term == term,
             booted,
+            unanswered: uncertain.is_some(),
+        }
+    }
+
+    /// A node that lost its limits at a boot counts with the most that it can draw.
+    #[must_use]
+    pub fn with_nameplate(self, nameplate: Option<Watts>) -> Self {
+        let counts = nameplate.filter(|_| self.booted && self.granted.is_some());
+        Self {
+            committed: counts
+                .map_or(self.committed, |nameplate| Some(self.committed.unwrap_or_default().max(nameplate))),
+            ..self
         }
     }
 

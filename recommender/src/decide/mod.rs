@@ -1,9 +1,9 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ domain (wishes, by uniform) ─▶ grants (what conservation permits) ─┐
-//!                      └─▶ policy (limits, ceiling) ────────────────────────────────────────┤
-//!                                                              plan ◀─ report ◀─ node ◀──────┘
+//!  observation ─▶ fleet ─▶ domain ─▶ tree (wishes, by uniform) ─▶ grants (what conservation permits) ─┐
+//!                      └─▶ policy (limits, ceiling) ───────────────────────────────────────────────┤
+//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──┘
 //! ```
 //!
 //! Must hold: [`decide`] is total (it neither fails nor panics), pure (no client, clock or async in
@@ -19,8 +19,10 @@ mod fleet;
 pub mod grants;
 mod node;
 mod policy;
+pub mod promise;
 mod report;
 mod steady;
+mod tree;
 pub mod uniform;
 
 use std::collections::BTreeMap;
@@ -91,7 +93,7 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let mut fleet = Fleet::of(observation);
     let mut plan = Plan::default();
     let domains = domains(observation, &fleet);
-    domain::count_booted(&domains, &mut fleet);
+    domain::count_nodes(&domains, &mut fleet);
     let policies = judge(observation, &fleet, now, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
@@ -104,7 +106,9 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
 fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
     let mut objects: Vec<_> = observation.domains.iter().collect();
     objects.sort_by_key(|object| &object.metadata.name);
-    objects.into_iter().map(|object| DomainView::of(object, fleet)).collect()
+    let mut domains: Vec<_> = objects.into_iter().map(|object| DomainView::of(object, fleet)).collect();
+    tree::plant(&mut domains, fleet);
+    domains
 }
 
 /// Judges every policy, and puts the changed statuses into the plan.
@@ -149,10 +153,7 @@ fn judge<'a>(
 
 /// The grants: what the algorithm wishes, as far as conservation permits.
 fn grants(domains: &[DomainView], fleet: &Fleet<'_>) -> Vec<Option<Watts>> {
-    let mut wishes: Vec<Option<Watts>> = vec![None; fleet.nodes.len()];
-    for (at, wish) in domains.iter().flat_map(|domain| domain.wishes(fleet)) {
-        wishes[at] = wishes[at].into_iter().chain(wish).min();
-    }
+    let wishes = tree::wishes(domains, fleet);
     let holdings: Vec<_> = fleet.nodes.iter().map(|node| node.holding).collect();
     let budgets: Vec<_> = domains.iter().filter_map(DomainView::budget).collect();
     grants::permitted(&holdings, &budgets, &wishes)
@@ -170,12 +171,13 @@ fn report_domains(
     let committed: Vec<_> = nodes().map(|(node, grant)| grant.and_then(|grant| node.holding.after(grant))).collect();
     plan.figures.grants =
         nodes().filter_map(|(node, grant)| grant.map(|grant| (node.name.to_owned(), grant))).collect();
+    let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
     for view in domains {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, fleet, &committed, observation, now);
+        let report = domain::report(view, &names, fleet, &committed, observation, now);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
-            let headroom = sum.map(|sum| domain.budget().saturating_sub(sum));
+            let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));
             let figures = DomainFigures { cap: domain.cap, power: report.power, committed: sum, headroom };
             plan.figures.domains.insert(name.clone(), figures);
         }

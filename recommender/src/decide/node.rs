@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 
 use powercap_common::{
-    api::{CpuCeiling, GpuCeiling, LeaseTerms, NodeFrequencies, NodeFrequenciesSpec, NodeOverhead, OnExpiry},
+    api::{CpuCeiling, GpuCeiling, LeaseTerms, NodeFrequencies, NodeFrequenciesSpec, OnExpiry},
     reason::Reason,
     units::{Megahertz, Watts},
 };
 
 use super::{
-    domain::{self, DomainView},
+    domain::DomainView,
     fleet::Fleet,
+    grants::Holding,
     policy::{PolicyView, Verdict},
+    promise,
 };
 use crate::observation::{Observation, PodName, fresh};
 
@@ -103,19 +105,14 @@ fn change(
     spec.release |= released_by_a_person;
     spec.node_name = node.name.to_owned();
     if let Some(existing) = existing {
-        // Another leader has written since: the API server would refuse, and rightly.
-        if existing.epoch > observation.epoch {
-            return None;
-        }
         (spec.epoch, spec.committed_watts) = (existing.epoch, existing.committed_watts);
-        let of_an_earlier_term = capped && !node.holding.in_term;
-        if spec == *existing && !of_an_earlier_term {
-            return None;
-        }
     }
-    spec.epoch = observation.epoch;
-    let grant = spec.power_limit_watts.map(Watts::new);
-    spec.committed_watts = grant.and_then(|grant| node.holding.after(grant)).map(Watts::ceil);
+    let changed = existing.is_none_or(|existing| spec != *existing);
+    // A node that nothing caps has no part in the protocol: its release is written once.
+    let holding = Holding { in_term: node.holding.in_term || !capped, ..node.holding };
+    let (standing, grant) = (existing.map(|spec| spec.epoch), spec.power_limit_watts.map(Watts::new));
+    let promise = promise::next(holding, standing, observation.epoch, grant, changed)?;
+    (spec.epoch, spec.committed_watts) = (promise.epoch, promise.committed.map(Watts::ceil));
     let object: Option<&NodeFrequencies> = observation.frequencies.get(node.name).map(AsRef::as_ref);
     Some(NodeWrite {
         name: node.name.to_owned(),
@@ -135,20 +132,13 @@ fn capped_spec(
     lease_seconds: Option<u32>,
 ) -> NodeFrequenciesSpec {
     let existing = fleet.nodes[at].frequencies.map(|object| &object.spec);
-    // Of several rules the strictest; one that is not understood just now stays as it was.
     let not_understood = domains.iter().any(|domain| domain.domain.is_err());
-    let before = existing.filter(|_| not_understood).map(|spec| spec.node_overhead);
-    let rules = domains.iter().filter_map(|view| view.domain.as_ref().ok()).map(|domain| domain.overhead).chain(before);
-    let node_overhead = rules.fold(NodeOverhead::default(), |strictest, rule| NodeOverhead {
-        static_watts: strictest.static_watts.max(rule.static_watts),
-        percent: strictest.percent.max(rule.percent),
-    });
     let mut names: Vec<_> = domains.iter().filter_map(|view| view.object.metadata.name.clone()).collect();
     names.sort();
     NodeFrequenciesSpec {
         domains: names,
         power_limit_watts: grant.map(Watts::floor),
-        node_overhead,
+        node_overhead: fleet.nodes[at].overhead,
         gpu_frequencies,
         cpu_frequencies: cpu_ceilings(at, grant, domains, fleet),
         lease: lease_seconds.map(|seconds| lease(seconds, domains, existing.filter(|_| not_understood))),
@@ -172,10 +162,10 @@ fn cpu_ceilings(at: usize, grant: Option<Watts>, domains: &[&DomainView], fleet:
     let before = || object.map(|object| object.spec.cpu_frequencies.clone()).unwrap_or_default();
     let Some(grant) = grant else { return Vec::new() };
     // Of several domains the one with the least for each of its nodes.
-    let understood = domains.iter().filter_map(|view| Some((view.domain.as_ref().ok()?, view.members.len())));
-    let least = understood.min_by_key(|(domain, nodes)| domain.budget().divided(*nodes));
-    let Some((domain, _)) = least else { return before() };
-    let (Some(maximum), Some(status)) = (domain::maximum(fleet, at, domain), status) else { return before() };
+    let understood = domains.iter().filter_map(|view| Some((*view, view.domain.as_ref().ok()?)));
+    let least = understood.min_by_key(|(view, domain)| view.watts(domain).divided(view.members.len()));
+    let Some((_, domain)) = least else { return before() };
+    let (Some(maximum), Some(status)) = (fleet.nodes[at].nameplate, status) else { return before() };
     if grant >= maximum {
         return Vec::new();
     }

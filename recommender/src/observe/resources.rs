@@ -2,10 +2,11 @@
 //!
 //! A reflector lags its own writer by some tens of milliseconds. A decision on what was before the last
 //! write would repeat it, or take a raised grant for the old one. [`Written`] closes the gap: what the
-//! API server answered to a write stands in for the cached object until the cache has caught up.
+//! API server answered to a write stands in for the cached object until the cache has caught up, however
+//! long that takes: behind a watch that hangs, a node that was raised would count with its old grant.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use powercap_common::api::NodeFrequencies;
 
 use super::workloads::boot_id;
 
-/// After this the cache is believed anyway (the object may have been deleted since).
+/// An object that the cache lacks for longer was deleted since.
 const CACHE_LAGS_AT_MOST: Duration = Duration::from_secs(5);
 
 /// The answers to our last writes of one kind.
@@ -37,7 +38,6 @@ impl<K: Resource<DynamicType = ()> + Clone> Written<K> {
 
     /// The cached objects, each in its newest known version, ordered by namespace and name.
     pub fn newest(&mut self, cache: &Store<K>) -> Vec<Arc<K>> {
-        self.0.retain(|_, (_, noted)| noted.elapsed() < CACHE_LAGS_AT_MOST);
         let mut objects = cache.state();
         for object in &mut objects {
             let name = (object.namespace(), object.name_any());
@@ -49,8 +49,8 @@ impl<K: Resource<DynamicType = ()> + Clone> Written<K> {
                 }
             }
         }
-        let known: std::collections::HashSet<_> =
-            objects.iter().map(|object| (object.namespace(), object.name_any())).collect();
+        let known: HashSet<_> = objects.iter().map(|object| (object.namespace(), object.name_any())).collect();
+        self.0.retain(|name, (_, noted)| known.contains(name) || noted.elapsed() < CACHE_LAGS_AT_MOST);
         objects.extend(self.0.iter().filter(|(name, _)| !known.contains(name)).map(|(_, (object, _))| object.clone()));
         objects.sort_by_cached_key(|object| (object.namespace(), object.name_any()));
         objects
