@@ -24,6 +24,12 @@ use crate::{
 /// At this share of its share a board would use more.
 const HUNGRY_PERCENT: u32 = 90;
 
+/// A board gains enough for limits to be rewritten when it gets this much more; all of them, when they get so
+/// much together, or after a time of rest so little.
+const WORTH: f64 = 1.03;
+const WORTH_AT_REST: f64 = 1.002;
+const REST: Duration = Duration::from_secs(5);
+
 /// A limit takes this long to show in the reading; after the longer time the reading is believed
 /// whatever it says.
 const SHOWS_AFTER: Duration = Duration::from_millis(100);
@@ -102,7 +108,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
     let rest = budget.map(|budget| budget.saturating_sub(fixed_watts));
     plan.account.below_floor |= budget.is_some_and(|budget| fixed_watts > budget);
 
-    let shares = shares(&steered, orders, rest, plan);
+    let shares = shares(&steered, orders, rest, seen.now, plan);
     let mut drafts: Vec<_> = steered
         .iter()
         .zip(&shares)
@@ -143,7 +149,7 @@ pub(super) fn most(board: &SeenBoard, orders: &Orders) -> Watts {
 
 /// Each board's share: the last ones as long as they fit and nobody would gain much by new ones, so
 /// that limits are not rewritten at every flutter of the load.
-fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, plan: &mut Plan) -> Vec<Watts> {
+fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Duration, plan: &mut Plan) -> Vec<Watts> {
     let Some(budget) = budget else { return boards.iter().map(|board| most(board, orders)).collect() };
     let (parties, party_of) = parties(boards, orders, &plan.state);
     let division = divide(budget, &parties);
@@ -159,11 +165,17 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, plan: &
             claim.least <= *share && *share <= claim.most && *share == first
         });
     let new: Vec<_> = (0..boards.len()).map(|at| of(at).1).collect();
-    let gain = |old: Watts, new: Watts| new.as_f64() > old.as_f64() * 1.03 + 2.0;
+    let gains = |old: Watts, new: Watts, worth: f64| new.as_f64() > old.as_f64() * worth + 2.0;
     let somebody_gains =
-        last.iter().zip(&new).enumerate().any(|(at, (old, new))| of(at).0.want > *old && gain(*old, *new));
-    let all_gain = gain(last.iter().copied().sum(), new.iter().copied().sum());
-    if fit && !somebody_gains && !all_gain { last } else { new }
+        last.iter().zip(&new).enumerate().any(|(at, (old, new))| of(at).0.want > *old && gains(*old, *new, WORTH));
+    let rests = now.saturating_sub(plan.state.divided_at) >= REST;
+    let worth = if rests { WORTH_AT_REST } else { WORTH };
+    let all_gain = gains(last.iter().copied().sum(), new.iter().copied().sum(), worth);
+    if fit && !somebody_gains && !all_gain {
+        return last;
+    }
+    plan.state.divided_at = now;
+    new
 }
 
 /// Who takes part in the division, and which party each board is of: the boards of one group are one.
