@@ -41,19 +41,31 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Demand {
     peak: Watts,
     at: Duration,
+    /// When it last rose steeply.
+    rose_at: Option<Duration>,
 }
 
 impl Demand {
     const HOLD: Duration = Duration::from_secs(5);
+    /// A sensor that looks once in so long has seen the whole of a rise.
+    const RISES_WITHIN: Duration = Duration::from_millis(200);
 
     fn next(self, power: Watts, now: Duration) -> Self {
         if power >= self.peak {
-            Self { peak: power, at: now }
+            let rose_at = if power > self.peak.percent(120) { Some(now) } else { self.rose_at };
+            Self { peak: power, at: now, rose_at }
+        } else if power >= self.peak.percent(85) {
+            Self { peak: power.max(self.peak.percent(99)), at: now, ..self }
         } else if now.saturating_sub(self.at) >= Self::HOLD {
-            Self { peak: power.max(self.peak.percent(95)), at: self.at }
+            Self { peak: power.max(self.peak.percent(95)), ..self }
         } else {
             self
         }
+    }
+
+    /// It has just risen: what was read may be a mean of before and after.
+    fn rises(self, now: Duration) -> bool {
+        self.rose_at.is_some_and(|at| now.saturating_sub(at) < Self::RISES_WITHIN)
     }
 }
 
@@ -151,7 +163,7 @@ pub(super) fn most(board: &SeenBoard, orders: &Orders) -> Watts {
 /// that limits are not rewritten at every flutter of the load.
 fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Duration, plan: &mut Plan) -> Vec<Watts> {
     let Some(budget) = budget else { return boards.iter().map(|board| most(board, orders)).collect() };
-    let (parties, party_of) = parties(boards, orders, &plan.state);
+    let (parties, party_of) = parties(boards, orders, now, &plan.state);
     let division = divide(budget, &parties);
     plan.account.below_floor |= division.below_floor;
     let of = |board: usize| (&parties[party_of[board]], division.shares[party_of[board]]);
@@ -179,12 +191,12 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Du
 }
 
 /// Who takes part in the division, and which party each board is of: the boards of one group are one.
-fn parties(boards: &[&SeenBoard], orders: &Orders, state: &State) -> (Vec<Claim>, Vec<usize>) {
+fn parties(boards: &[&SeenBoard], orders: &Orders, now: Duration, state: &State) -> (Vec<Claim>, Vec<usize>) {
     let mut parties: Vec<Claim> = Vec::with_capacity(boards.len());
     let mut groups = BTreeMap::<&Arc<str>, usize>::new();
     let mut party_of = Vec::with_capacity(boards.len());
     for board in boards {
-        let claim = claim(board, orders, state);
+        let claim = claim(board, orders, now, state);
         let group = draft::group(board, orders);
         let place = group.map_or(parties.len(), |group| *groups.entry(group).or_insert(parties.len()));
         party_of.push(place);
@@ -212,14 +224,14 @@ fn held_back(board: &SeenBoard, orders: &Orders, state: &State) -> bool {
     busy && ceiling < top && reading.clock.is_some_and(|clock| clock >= ceiling)
 }
 
-fn claim(board: &SeenBoard, orders: &Orders, state: &State) -> Claim {
+fn claim(board: &SeenBoard, orders: &Orders, now: Duration, state: &State) -> Claim {
     let most = most(board, orders);
     let power = board.fresh().map_or(most, |reading| reading.power);
-    let (share, demand) = match state.board(board) {
-        Some(state) => (state.share, state.demand.peak.max(power)),
-        None => (exposure(board, None), power),
+    let (share, demand, rises) = match state.board(board) {
+        Some(state) => (state.share, state.demand.peak.max(power), state.demand.rises(now)),
+        None => (exposure(board, None), power, false),
     };
-    let hungry = demand >= share.percent(HUNGRY_PERCENT) || held_back(board, orders, state);
+    let hungry = rises || demand >= share.percent(HUNGRY_PERCENT) || held_back(board, orders, state);
     let want = if hungry { most } else { demand.percent(115) + Watts::new(15) };
     let order = orders.ceiling(&board.traits.uuid).map_or(0, |ceiling| ceiling.shed_order);
     Claim { least: board.traits.min_limit, want, most, boards: 1, order }
@@ -236,7 +248,7 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     state.follows = draft.follows;
     if state.demand == Demand::default() {
         let power = board.fresh().map_or(Watts::ZERO, |reading| reading.power);
-        state.demand = Demand { peak: power, at: now };
+        state.demand = Demand { peak: power, at: now, rose_at: None };
     }
     state.governor.clone_from(&draft.governor);
     if !writes {
