@@ -63,7 +63,7 @@ pub struct NodeFlags {
     #[arg(long, default_value = powercap_kubelet::POD_RESOURCES_SOCKET, value_name = "FILE")]
     pub pod_resources_socket: PathBuf,
     /// Time from one decision to the next, in milliseconds (20 to 1000). CPUs are sampled as often, boards
-    /// twice as often.
+    /// once or twice.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000), value_name = "MILLISECONDS")]
     pub loop_period_ms: u64,
     /// Where /livez, /readyz and /metrics are served.
@@ -118,8 +118,9 @@ impl NodeFlags {
         Duration::from_millis(self.loop_period_ms)
     }
 
-    /// Time from one sample of a board to the next. Half of the loop's: a sample above a board's share wakes
-    /// the loop at once, so that this, and not the loop's period, is what a step of load waits for.
+    /// Time from one sample of a board to the next, unless its sensor is known to have news more rarely. Half
+    /// of the loop's: a sample above a board's share wakes the loop at once, so that this, and not the loop's
+    /// period, is what a step of load waits for.
     #[must_use]
     pub const fn sample_period(&self) -> Duration {
         Duration::from_millis(self.loop_period_ms.div_ceil(2))

@@ -1,19 +1,22 @@
 //! CPU power by the kernel's powercap tree: energy counters of RAPL packages and their memory.
 //!
 //! What must hold: a counter that wraps gives no negative and no huge power; a package that cannot be
-//! read makes the whole sum unknown, never smaller (see [`RaplCounters::max_power`]). `psys` is left out, since it contains the packages,
-//! and so is the `-mmio` twin of a package.
+//! read makes the whole sum unknown, never smaller (see [`RaplCounters::max_power`]). `psys` is left out,
+//! since it contains the packages, and so is the `-mmio` twin of a package.
+
+mod steady;
 
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use powercap_common::units::{Joules, Watts};
+use powercap_common::units::Watts;
 
 use super::DeviceError;
+use steady::SteadyPower;
 
 /// What a package counts for that does not tell its maximum: the largest that servers have.
 const LARGEST_PACKAGE: Watts = Watts::new(500);
@@ -23,6 +26,7 @@ const LARGEST_PACKAGE: Watts = Watts::new(500);
 pub struct RaplCounters {
     counters: Vec<Counter>,
     max_power: Watts,
+    power: SteadyPower,
 }
 
 #[derive(Debug)]
@@ -30,7 +34,9 @@ struct Counter {
     path: PathBuf,
     energy: Option<File>,
     wraps_at_microjoules: u64,
-    last: Option<(Instant, u64)>,
+    last: Option<u64>,
+    /// Since it was first read.
+    spent_microjoules: u64,
 }
 
 impl RaplCounters {
@@ -48,7 +54,7 @@ impl RaplCounters {
             }
             counters.push(Counter::new(&zone));
         }
-        (!counters.is_empty()).then_some(Self { counters, max_power })
+        (!counters.is_empty()).then_some(Self { counters, max_power, power: SteadyPower::default() })
     }
 
     /// The most that the packages are made to draw: what they count for when they cannot be read.
@@ -57,27 +63,27 @@ impl RaplCounters {
         self.max_power
     }
 
-    /// The mean power since the last call; `None` at the first.
+    /// Their power by this and the readings of the last two seconds; `None` at the first.
     ///
     /// # Errors
     /// When a counter cannot be read: then the sum is unknown.
     pub fn read_power(&mut self, now: Instant) -> Result<Option<Watts>, DeviceError> {
-        let mut sum = Some(Watts::ZERO);
+        let mut spent_microjoules = 0_u64;
         for counter in &mut self.counters {
-            let power = counter.read_power(now)?;
-            sum = sum.zip(power).map(|(sum, power)| sum + power);
+            spent_microjoules = spent_microjoules.saturating_add(counter.read()?);
         }
-        Ok(sum)
+        Ok(self.power.after(now, spent_microjoules))
     }
 }
 
 impl Counter {
     fn new(zone: &Path) -> Self {
         let wraps_at_microjoules = read_number(&zone.join("max_energy_range_uj")).unwrap_or(u64::MAX);
-        Self { path: zone.join("energy_uj"), energy: None, wraps_at_microjoules, last: None }
+        Self { path: zone.join("energy_uj"), energy: None, wraps_at_microjoules, last: None, spent_microjoules: 0 }
     }
 
-    fn read_power(&mut self, now: Instant) -> Result<Option<Watts>, DeviceError> {
+    /// What was spent since the first reading.
+    fn read(&mut self) -> Result<u64, DeviceError> {
         const ACTION: &str = "read a RAPL energy counter";
         let file = match self.energy.take() {
             Some(file) => file,
@@ -90,20 +96,21 @@ impl Counter {
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .ok_or_else(|| DeviceError::Failed { action: ACTION, why: "no number of microjoules".to_owned() })?;
-        let last = self.last.replace((now, energy));
-        Ok(last.and_then(|(then, before)| {
-            power(before, energy, self.wraps_at_microjoules, now.saturating_duration_since(then))
-        }))
+        if let Some(before) = self.last.replace(energy) {
+            let spent = spent(before, energy, self.wraps_at_microjoules)
+                .ok_or_else(|| DeviceError::Failed { action: ACTION, why: "it wrapped beyond its range".to_owned() })?;
+            self.spent_microjoules = self.spent_microjoules.saturating_add(spent);
+        }
+        Ok(self.spent_microjoules)
     }
 }
 
-/// The mean power between two readings of a counter that wraps.
-fn power(before: u64, after: u64, wraps_at_microjoules: u64, elapsed: Duration) -> Option<Watts> {
-    let spent = match after.checked_sub(before) {
-        Some(spent) => spent,
-        None => wraps_at_microjoules.checked_sub(before)?.checked_add(after)?,
-    };
-    Joules::from_microjoules(spent).over_seconds(elapsed.as_secs_f64())
+/// Microjoules between two readings of a counter that wraps.
+fn spent(before: u64, after: u64, wraps_at_microjoules: u64) -> Option<u64> {
+    match after.checked_sub(before) {
+        Some(spent) => Some(spent),
+        None => wraps_at_microjoules.checked_sub(before)?.checked_add(after),
+    }
 }
 
 fn zone_name(zone: &Path) -> Option<String> {
@@ -132,15 +139,15 @@ fn read_number(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn a_counter_that_wraps_gives_the_power_across_the_wrap() {
-        let second = Duration::from_secs(1);
-        assert_eq!(power(1_000_000, 3_000_000, 10_000_000, second), Some(Watts::new(2)));
-        assert_eq!(power(9_500_000, 500_000, 10_000_000, second), Some(Watts::new(1)));
-        assert_eq!(power(9_500_000, 500_000, 1, second), None, "a range below the counter is not believed");
-        assert_eq!(power(1, 2, 10, Duration::ZERO), None);
+    fn a_counter_that_wraps_gives_the_energy_across_the_wrap() {
+        assert_eq!(spent(1_000_000, 3_000_000, 10_000_000), Some(2_000_000));
+        assert_eq!(spent(9_500_000, 500_000, 10_000_000), Some(1_000_000));
+        assert_eq!(spent(9_500_000, 500_000, 1), None, "a range below the counter is not believed");
     }
 
     #[test]

@@ -79,6 +79,14 @@ pub struct BoardWrite {
     pub reason: Reason,
 }
 
+impl BoardWrite {
+    /// Takes in a newer order: what it does not speak of is still to be done.
+    pub fn supersede(&mut self, newer: Self) {
+        let (lock, limit) = (self.lock, self.limit);
+        *self = Self { lock: newer.lock.or(lock), limit: newer.limit.or(limit), ..newer };
+    }
+}
+
 /// What to write to one cpufreq policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuWrite {

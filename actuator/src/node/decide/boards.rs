@@ -24,6 +24,12 @@ use crate::{
 /// At this share of its share a board would use more.
 const HUNGRY_PERCENT: u32 = 90;
 
+/// A board gains enough for limits to be rewritten when it gets this much more; all of them, when they get so
+/// much together, or after a time of rest so little.
+const WORTH: f64 = 1.03;
+const WORTH_AT_REST: f64 = 1.002;
+const REST: Duration = Duration::from_secs(5);
+
 /// A limit takes this long to show in the reading; after the longer time the reading is believed
 /// whatever it says.
 const SHOWS_AFTER: Duration = Duration::from_millis(100);
@@ -35,19 +41,31 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Demand {
     peak: Watts,
     at: Duration,
+    /// When it last rose steeply.
+    rose_at: Option<Duration>,
 }
 
 impl Demand {
     const HOLD: Duration = Duration::from_secs(5);
+    /// A sensor that looks once in so long has seen the whole of a rise.
+    const RISES_WITHIN: Duration = Duration::from_millis(200);
 
     fn next(self, power: Watts, now: Duration) -> Self {
         if power >= self.peak {
-            Self { peak: power, at: now }
+            let rose_at = if power > self.peak.percent(120) { Some(now) } else { self.rose_at };
+            Self { peak: power, at: now, rose_at }
+        } else if power >= self.peak.percent(85) {
+            Self { peak: power.max(self.peak.percent(99)), at: now, ..self }
         } else if now.saturating_sub(self.at) >= Self::HOLD {
-            Self { peak: power.max(self.peak.percent(95)), at: self.at }
+            Self { peak: power.max(self.peak.percent(95)), ..self }
         } else {
             self
         }
+    }
+
+    /// It has just risen: what was read may be a mean of before and after.
+    fn rises(self, now: Duration) -> bool {
+        self.rose_at.is_some_and(|at| now.saturating_sub(at) < Self::RISES_WITHIN)
     }
 }
 
@@ -102,7 +120,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
     let rest = budget.map(|budget| budget.saturating_sub(fixed_watts));
     plan.account.below_floor |= budget.is_some_and(|budget| fixed_watts > budget);
 
-    let shares = shares(&steered, orders, rest, plan);
+    let shares = shares(&steered, orders, rest, seen.now, plan);
     let mut drafts: Vec<_> = steered
         .iter()
         .zip(&shares)
@@ -143,9 +161,9 @@ pub(super) fn most(board: &SeenBoard, orders: &Orders) -> Watts {
 
 /// Each board's share: the last ones as long as they fit and nobody would gain much by new ones, so
 /// that limits are not rewritten at every flutter of the load.
-fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, plan: &mut Plan) -> Vec<Watts> {
+fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Duration, plan: &mut Plan) -> Vec<Watts> {
     let Some(budget) = budget else { return boards.iter().map(|board| most(board, orders)).collect() };
-    let (parties, party_of) = parties(boards, orders, &plan.state);
+    let (parties, party_of) = parties(boards, orders, now, &plan.state);
     let division = divide(budget, &parties);
     plan.account.below_floor |= division.below_floor;
     let of = |board: usize| (&parties[party_of[board]], division.shares[party_of[board]]);
@@ -159,20 +177,26 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, plan: &
             claim.least <= *share && *share <= claim.most && *share == first
         });
     let new: Vec<_> = (0..boards.len()).map(|at| of(at).1).collect();
-    let gain = |old: Watts, new: Watts| new.as_f64() > old.as_f64() * 1.03 + 2.0;
+    let gains = |old: Watts, new: Watts, worth: f64| new.as_f64() > old.as_f64() * worth + 2.0;
     let somebody_gains =
-        last.iter().zip(&new).enumerate().any(|(at, (old, new))| of(at).0.want > *old && gain(*old, *new));
-    let all_gain = gain(last.iter().copied().sum(), new.iter().copied().sum());
-    if fit && !somebody_gains && !all_gain { last } else { new }
+        last.iter().zip(&new).enumerate().any(|(at, (old, new))| of(at).0.want > *old && gains(*old, *new, WORTH));
+    let rests = now.saturating_sub(plan.state.divided_at) >= REST;
+    let worth = if rests { WORTH_AT_REST } else { WORTH };
+    let all_gain = gains(last.iter().copied().sum(), new.iter().copied().sum(), worth);
+    if fit && !somebody_gains && !all_gain {
+        return last;
+    }
+    plan.state.divided_at = now;
+    new
 }
 
 /// Who takes part in the division, and which party each board is of: the boards of one group are one.
-fn parties(boards: &[&SeenBoard], orders: &Orders, state: &State) -> (Vec<Claim>, Vec<usize>) {
+fn parties(boards: &[&SeenBoard], orders: &Orders, now: Duration, state: &State) -> (Vec<Claim>, Vec<usize>) {
     let mut parties: Vec<Claim> = Vec::with_capacity(boards.len());
     let mut groups = BTreeMap::<&Arc<str>, usize>::new();
     let mut party_of = Vec::with_capacity(boards.len());
     for board in boards {
-        let claim = claim(board, orders, state);
+        let claim = claim(board, orders, now, state);
         let group = draft::group(board, orders);
         let place = group.map_or(parties.len(), |group| *groups.entry(group).or_insert(parties.len()));
         party_of.push(place);
@@ -200,14 +224,14 @@ fn held_back(board: &SeenBoard, orders: &Orders, state: &State) -> bool {
     busy && ceiling < top && reading.clock.is_some_and(|clock| clock >= ceiling)
 }
 
-fn claim(board: &SeenBoard, orders: &Orders, state: &State) -> Claim {
+fn claim(board: &SeenBoard, orders: &Orders, now: Duration, state: &State) -> Claim {
     let most = most(board, orders);
     let power = board.fresh().map_or(most, |reading| reading.power);
-    let (share, demand) = match state.board(board) {
-        Some(state) => (state.share, state.demand.peak.max(power)),
-        None => (exposure(board, None), power),
+    let (share, demand, rises) = match state.board(board) {
+        Some(state) => (state.share, state.demand.peak.max(power), state.demand.rises(now)),
+        None => (exposure(board, None), power, false),
     };
-    let hungry = demand >= share.percent(HUNGRY_PERCENT) || held_back(board, orders, state);
+    let hungry = rises || demand >= share.percent(HUNGRY_PERCENT) || held_back(board, orders, state);
     let want = if hungry { most } else { demand.percent(115) + Watts::new(15) };
     let order = orders.ceiling(&board.traits.uuid).map_or(0, |ceiling| ceiling.shed_order);
     Claim { least: board.traits.min_limit, want, most, boards: 1, order }
@@ -224,7 +248,7 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     state.follows = draft.follows;
     if state.demand == Demand::default() {
         let power = board.fresh().map_or(Watts::ZERO, |reading| reading.power);
-        state.demand = Demand { peak: power, at: now };
+        state.demand = Demand { peak: power, at: now, rose_at: None };
     }
     state.governor.clone_from(&draft.governor);
     if !writes {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What must hold: what is not known counts with the most that it may be. The CPUs' claim follows their
-//! power up at once, with a reserve, and down late, so that the boards' limits are not rewritten at
-//! every flutter of the CPUs.
+//! power up at once, with a reserve, and falls late and no further than what they needed meanwhile, so
+//! that the boards' limits are not rewritten at every flutter of the CPUs.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use super::state::{BoardState, State};
 use crate::node::observation::{Observation, Packages, SeenBoard};
 
 /// The CPUs' claim moves in steps of this.
-const STEP: Watts = Watts::new(10);
-/// What the CPUs may rise by between two decisions, over what was measured.
-const RESERVE: Watts = Watts::new(5);
+const STEP: Watts = Watts::new(4);
+/// What their power, a mean of half a second at the least, may err by.
+const RESERVE: Watts = Watts::new(3);
 /// How long the CPUs' power must have been lower before their claim falls.
 const HOLD: Duration = Duration::from_secs(5);
 
@@ -29,25 +29,23 @@ const LARGEST_BOARD: Watts = Watts::new(1400);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CpuClaim {
     pub watts: Watts,
-    /// Since when less would do.
-    low_since: Option<Duration>,
+    /// Since when less would do, and the most that was needed since then.
+    low: Option<(Duration, Watts)>,
 }
 
 impl CpuClaim {
     pub(super) fn next(self, packages: Option<&Packages>, now: Duration) -> Self {
         let Some(packages) = packages else { return Self::default() };
-        let Some(power) = packages.fresh() else { return Self { watts: packages.max, low_since: None } };
+        let Some(power) = packages.fresh() else { return Self { watts: packages.max, low: None } };
         let needed = round_up(power + RESERVE).min(packages.max.max(power));
-        if needed > self.watts {
-            return Self { watts: needed, low_since: None };
+        if needed >= self.watts {
+            return Self { watts: needed, low: None };
         }
-        if needed + STEP >= self.watts {
-            return Self { low_since: None, ..self };
+        let (since, most) = self.low.map_or((now, needed), |(since, most)| (since, most.max(needed)));
+        if now.saturating_sub(since) < HOLD {
+            return Self { low: Some((since, most)), ..self };
         }
-        match self.low_since {
-            Some(since) if now.saturating_sub(since) >= HOLD => Self { watts: needed, low_since: None },
-            since => Self { low_since: since.or(Some(now)), ..self },
-        }
+        Self { watts: most, low: None }
     }
 }
 
@@ -101,13 +99,26 @@ mod tests {
     fn the_cpus_claim_follows_up_at_once_and_down_late() {
         let second = Duration::from_secs;
         let claim = CpuClaim::default().next(Some(&packages(Some(212), 0)), second(1));
-        assert_eq!(claim.watts, Watts::new(220));
+        assert_eq!(claim.watts, Watts::new(216));
         let claim = claim.next(Some(&packages(Some(300), 0)), second(2));
-        assert_eq!(claim.watts, Watts::new(310));
+        assert_eq!(claim.watts, Watts::new(304));
         let claim = claim.next(Some(&packages(Some(200), 0)), second(3)).next(Some(&packages(Some(200), 0)), second(7));
-        assert_eq!(claim.watts, Watts::new(310));
+        assert_eq!(claim.watts, Watts::new(304));
         let claim = claim.next(Some(&packages(Some(200), 0)), second(9));
-        assert_eq!(claim.watts, Watts::new(210));
+        assert_eq!(claim.watts, Watts::new(204));
+    }
+
+    #[test]
+    fn the_cpus_claim_comes_to_rest_at_the_most_that_they_flutter_to() {
+        let mut claim = CpuClaim::default();
+        let mut claims = Vec::new();
+        for tenth in 0..600 {
+            let power = if tenth == 0 { 450 } else { 396 + tenth * 7 % 9 };
+            claim = claim.next(Some(&packages(Some(power), 0)), Duration::from_millis(u64::from(tenth) * 100));
+            claims.push(claim.watts);
+        }
+        claims.dedup();
+        assert_eq!(claims, [Watts::new(456), Watts::new(408)]);
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //!                                   └─ idle for 2 s ─▶ at the clock that full load may have
 //! ```
 //!
-//! The starting model: above idle, power goes as f^2.3 (measured on an A100 under compute-bound load);
-//! close to the highest clock it is steeper, so raising reckons with f^3.5.
+//! The starting model: above idle, power goes as f^2.3 (measured on an A100 under compute-bound load: f^2.1
+//! to f^2.7 below nine tenths of the highest clock, f^3.5 above); raising reckons with more than that.
 
 use std::time::Duration;
 
@@ -36,9 +36,12 @@ const IDLE_FOR: Duration = Duration::from_secs(2);
 /// First pause after a step that proved too high; doubles up to the longest.
 const FIRST_BAR: Duration = Duration::from_secs(10);
 const LONGEST_BAR: Duration = Duration::from_secs(320);
-/// Exponents of power over clock, for lowering and for raising.
+/// Exponents of power over clock, for lowering and for raising, and for raising above this share of the
+/// highest clock.
 const EXPONENT: f64 = 2.3;
+const RAISING_EXPONENT: f64 = 2.7;
 const STEEP_EXPONENT: f64 = 3.5;
+const STEEP_ABOVE: f64 = 0.85;
 /// Weight of the newest reading in the mean.
 const NEWEST: f64 = 0.3;
 /// The same for a reading below what the board draws outside its pauses.
@@ -205,7 +208,9 @@ impl Governor {
         let share = at.share.as_f64();
         let step = f64::from(one_above.get()) / f64::from(self.ceiling.get().max(1));
         let idle = self.idle_watts();
-        let predicted = idle + (self.high - idle).max(0.0) * step.powf(STEEP_EXPONENT);
+        let steep = one_above > at.grid.highest().scaled(STEEP_ABOVE);
+        let exponent = if steep { STEEP_EXPONENT } else { RAISING_EXPONENT };
+        let predicted = idle + (self.high - idle).max(0.0) * step.powf(exponent);
         let unlimited = at.share >= at.traits.max_limit;
         if predicted > share * 0.998 && !unlimited {
             return (self, None);
@@ -218,7 +223,7 @@ impl Governor {
                 return (self, None);
             }
         }
-        let room = ((share * 0.995 - idle) / (self.high - idle).max(1.0)).max(0.0).powf(1.0 / STEEP_EXPONENT);
+        let room = ((share * 0.995 - idle) / (self.high - idle).max(1.0)).max(0.0).powf(1.0 / exponent);
         let reachable = at.grid.snap_down(self.ceiling.scaled(room));
         let halfway = at.grid.snap_down(Megahertz::new(u32::midpoint(self.ceiling.get(), reachable.get())));
         let ceiling = if unlimited { at.grid.above(self.ceiling, 8) } else { halfway.max(one_above) };

@@ -27,6 +27,8 @@ use crate::{
 
 /// A limit rises by no more than this share of the board's highest limit at a time.
 const RAISE_PERCENT: u32 = 10;
+/// And by no less than this, unless to the highest.
+const WORTH: Watts = Watts::new(2);
 
 /// What one board should get.
 #[derive(Default)]
@@ -68,7 +70,7 @@ fn limit(draft: &mut Draft, board: &SeenBoard, orders: &Orders, now: Duration, s
         draft.limit = Some(target);
         draft.reason = Some(if again { Reason::Drifted } else { Reason::EnvelopeReached });
     } else if target > present && ordered != Some(target) {
-        let worth_it = target >= present.percent(102) || target == most;
+        let worth_it = target >= present + WORTH || target == most;
         let raised_at = state.and_then(|state| state.raised_at);
         let due = raised_at.is_none_or(|at| now.saturating_sub(at) >= RAISE_PERIOD);
         let step = present + board.traits.max_limit.percent(RAISE_PERCENT);

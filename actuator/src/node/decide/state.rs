@@ -19,6 +19,8 @@ pub struct State {
     pub(super) number: u64,
     pub(super) boards: BTreeMap<Arc<str>, BoardState>,
     pub(super) cpus: BTreeMap<u32, CpuState>,
+    /// When the boards' budget was last divided anew.
+    pub(super) divided_at: Duration,
     pub(super) cpu_claim: CpuClaim,
     pub(super) cpu_governor: CpuGovernor,
     pub(super) ramp: Option<Ramp>,

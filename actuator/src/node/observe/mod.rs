@@ -14,6 +14,7 @@ pub mod boards;
 mod gpus;
 pub mod host;
 pub mod letting_go;
+mod rhythm;
 pub mod sample;
 pub mod spec;
 pub mod tenants;
@@ -140,6 +141,11 @@ impl<T> Mailbox<T> {
         lock(&self.order).is_some()
     }
 
+    /// The newest order, if one waits.
+    fn take(&self) -> Option<T> {
+        lock(&self.order).take()
+    }
+
     /// The newest order, waiting for one until `deadline`.
     fn take_until(&self, deadline: Instant) -> Option<T> {
         let patience = deadline.saturating_duration_since(Instant::now());
@@ -253,12 +259,7 @@ impl BoardChannel {
 
     /// Gives the board's thread something to do.
     pub fn order(&self, write: BoardWrite) {
-        self.orders.put(write, |held, newer| {
-            held.number = newer.number;
-            held.reason = newer.reason;
-            held.lock = newer.lock.or(held.lock);
-            held.limit = newer.limit.or(held.limit);
-        });
+        self.orders.put(write, BoardWrite::supersede);
     }
 
     /// Power above which the loop wants to be woken.

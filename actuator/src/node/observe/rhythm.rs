@@ -1,0 +1,160 @@
+//! When to read a board's power next: right after its sensor has shown something new.
+//!
+//! ```text
+//!              news at every other sample                      no news, three times
+//!   searching ────────────────────────────▶ following ◀──────────────────────────────▶ standing still
+//!    two samples       ▲                        │            news        one sample, where news would be
+//!    a rhythm          └── news at every sample ┘
+//! ```
+//!
+//! The sensors of A100 and H100 show a new value once in 100 ms, each board's at a moment of its own. Who
+//! reads every 50 ms learns of it up to 50 ms late; who reads just after it learns at once, in half as many
+//! calls. While following, each sample comes a little earlier than a rhythm after the last news, until one
+//! comes too early: then the next ones come later again.
+//!
+//! What must hold: a sensor without this rhythm is read twice in it; a sample is never more than one rhythm
+//! and what a retry takes after the last.
+
+use std::time::{Duration, Instant};
+
+use powercap_common::units::Watts;
+
+/// So many samples with and without news in turn make a rhythm.
+const TURNS: u32 = 6;
+/// Each sample comes so much earlier than a rhythm after the last.
+const EARLIER: Duration = Duration::from_millis(2);
+/// After a sample without news another one follows this much later, so often.
+const LATER: Duration = Duration::from_millis(8);
+const RETRIES: u32 = 3;
+
+/// When a board's sensor shows something new.
+#[derive(Debug)]
+pub(super) struct Rhythm {
+    /// Half of the rhythm that is looked for.
+    half: Duration,
+    pace: Pace,
+    last: Option<Watts>,
+    /// When power is to be read next.
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    /// How often news and no news came in turn, and which was last.
+    Searching { turns: u32, news: bool },
+    /// Samples without news since the last; news in a row at the first sample.
+    Following { retries: u32, in_a_row: u32 },
+    /// The sensor says the same again and again.
+    Still,
+}
+
+impl Rhythm {
+    /// Looks for sensors that show something new once in two periods.
+    pub(super) const fn new(period: Duration) -> Self {
+        Self { half: period, pace: Pace::Searching { turns: 0, news: false }, last: None, due: None }
+    }
+
+    /// Takes in what was read: when to read again.
+    pub(super) fn after(&mut self, at: Instant, power: Watts) -> Instant {
+        let news = self.last.replace(power) != Some(power);
+        let whole = self.half * 2;
+        // Who comes late saw no later news than who comes in time.
+        let due = self.due.map_or(at, |due| due.min(at));
+        let (pace, next) = match self.pace {
+            Pace::Searching { turns, news: before } => {
+                let turns = if news == before { 0 } else { turns + 1 };
+                if news && turns >= TURNS {
+                    (Pace::Following { retries: 0, in_a_row: 0 }, at + whole - EARLIER)
+                } else {
+                    (Pace::Searching { turns, news }, at + self.half)
+                }
+            }
+            // Earlier by half a rhythm, and always news: the sensor is faster.
+            Pace::Following { in_a_row, .. } if news && EARLIER * in_a_row > self.half + LATER => {
+                (Pace::Searching { turns: 0, news }, at + self.half)
+            }
+            Pace::Following { retries: 0, in_a_row } if news => {
+                (Pace::Following { retries: 0, in_a_row: in_a_row + 1 }, due + whole - EARLIER)
+            }
+            Pace::Following { .. } | Pace::Still if news => {
+                (Pace::Following { retries: 0, in_a_row: 0 }, due + whole - EARLIER)
+            }
+            Pace::Following { retries, .. } if retries < RETRIES => {
+                (Pace::Following { retries: retries + 1, in_a_row: 0 }, at + LATER)
+            }
+            Pace::Following { retries, .. } => (Pace::Still, due + whole - LATER * (retries - 1)),
+            Pace::Still => (Pace::Still, due + whole),
+        };
+        let mut next = next;
+        while next <= at {
+            next += whole;
+        }
+        (self.pace, self.due) = (pace, Some(next));
+        next
+    }
+
+    /// Nothing could be read `at` this time: the sensor is looked for anew.
+    pub(super) fn lost(&mut self, at: Instant) -> Instant {
+        *self = Self::new(self.half);
+        at + self.half
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: Duration = Duration::from_millis(50);
+
+    /// A sensor that is read: what was read how long after it was news, in milliseconds.
+    struct Read {
+        samples: usize,
+        /// For each value of the sensor that was seen, how late.
+        late_ms: Vec<u64>,
+    }
+
+    /// Reads for some seconds a sensor with this period, whose values are `value(number)`; each sample is
+    /// late by up to 3 ms.
+    fn read(period_ms: u64, seconds: u64, value: impl Fn(u64) -> u64) -> Read {
+        let start = Instant::now();
+        let (mut rhythm, mut at, mut seen) = (Rhythm::new(HALF), start, None);
+        let mut read = Read { samples: 0, late_ms: Vec::new() };
+        while at < start + Duration::from_secs(seconds) {
+            read.samples += 1;
+            at += Duration::from_millis(read.samples as u64 * 7 % 4);
+            let since_start = u64::try_from((at - start).as_millis()).unwrap() + 33;
+            let number = since_start / period_ms;
+            if seen.replace(number) != Some(number) {
+                read.late_ms.push(since_start % period_ms);
+            }
+            at = rhythm.after(at, Watts::from_milliwatts(value(number)));
+        }
+        read
+    }
+
+    #[test]
+    fn a_sensor_with_the_rhythm_is_read_at_once_and_in_little_more_than_one_sample_each() {
+        let read = read(100, 60, |number| 400_000 + number);
+        let followed = &read.late_ms[60..];
+        assert!(followed.iter().all(|late| *late <= 12), "{followed:?}");
+        assert!(read.late_ms.len() >= 595, "{} of 600 values were seen", read.late_ms.len());
+        assert!(read.samples < 820, "{} samples for 600 values", read.samples);
+    }
+
+    #[test]
+    fn the_rhythm_is_kept_while_the_board_is_idle() {
+        // Idle for ten seconds: the sensor says the same again and again.
+        let idle = |number: u64| if (200..300).contains(&number) { 70_000 } else { 400_000 + number };
+        let read = read(100, 40, idle);
+        let after = &read.late_ms[295..305];
+        assert!(after.iter().all(|late| *late <= 20), "{after:?}");
+    }
+
+    #[test]
+    fn any_other_sensor_is_read_twice_in_the_rhythm() {
+        for period_ms in [20, 25, 200, 1000] {
+            let read = read(period_ms, 20, |number| 400_000 + number);
+            assert!((340..=401).contains(&read.samples), "{period_ms} ms: {} samples", read.samples);
+        }
+    }
+}
