@@ -31,6 +31,8 @@ pub struct Rack {
     pub cpu_watts: u32,
     pub cpu: CpuReading,
     pub now: Duration,
+    /// When the agent began.
+    pub began: Duration,
     pub state: State,
     pub writes: usize,
     /// Boards that do not answer.
@@ -90,6 +92,7 @@ impl Rack {
             cpu_watts: 212,
             cpu,
             now: Duration::from_secs(100),
+            began: Duration::ZERO,
             state: State::default(),
             writes: 0,
             silent: Vec::new(),
@@ -106,7 +109,7 @@ impl Rack {
             opened: board.opened,
         };
         Observation {
-            now: self.now,
+            now: self.age(),
             gpus: GpuAccess::Working,
             boards: self.boards.iter().map(board).collect(),
             unopened_boards: 0,
@@ -124,9 +127,15 @@ impl Rack {
         }
     }
 
+    /// How long the agent has run.
+    pub fn age(&self) -> Duration {
+        self.now.saturating_sub(self.began)
+    }
+
     /// The agent ends and starts again: it has forgotten everything, and orders not carried out are lost.
     pub fn restart(&mut self) {
         self.state = State::default();
+        self.began = self.now;
         for board in &mut self.boards {
             board.order = None;
             board.reading.executed = 0;

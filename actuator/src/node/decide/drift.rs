@@ -48,6 +48,17 @@ const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
 /// A board that draws less than this share of its highest limit has nothing to do: its clock says nothing.
 const BUSY_PERCENT: u32 = super::ceiling::IDLE_PERCENT;
 
+/// Why a board that an earlier life of the agent knew is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Somebody else kept changing it, and it was yielded.
+    Yielded,
+    /// It drew more than the limit that it showed.
+    LimitIgnored,
+    /// It ran above its ceiling as well.
+    LimitAndClockIgnored,
+}
+
 /// What was ordered last, as far as it was carried out.
 pub(super) struct Ordered {
     pub limit: Option<Watts>,
@@ -85,6 +96,22 @@ pub(super) struct Drift {
 }
 
 impl Drift {
+    /// A board that was given up on is so for a first time of yielding, or of distrust, once more: an agent
+    /// that is started again and again neither fights for ever nor counts on what proved wrong.
+    pub(super) fn of_an_earlier_life(doubt: Doubt, now: Duration) -> Self {
+        let distrusted = Self { distrusted_until: Some(now + DISTRUSTED_FOR), ..Self::default() };
+        match doubt {
+            Doubt::Yielded => Self {
+                pause: FIRST_YIELD,
+                yielded_until: Some(now + FIRST_YIELD),
+                fought_at: Some(now),
+                ..Self::default()
+            },
+            Doubt::LimitIgnored => distrusted,
+            Doubt::LimitAndClockIgnored => Self { lock_misses: 1, ..distrusted },
+        }
+    }
+
     /// Takes in a reading. Says whether a time of yielding has just begun or ended: then nothing that
     /// was ordered is in force any more.
     pub(super) fn observe(
@@ -103,6 +130,7 @@ impl Drift {
         }
         self.limit_again = false;
         self.lock_again = false;
+        self.distrusted_until = self.distrusted_until.filter(|until| now < *until);
         if ordered.executed {
             self.watch_limit(reading, ordered, now);
             self.watch_lock(reading, traits, ordered, now);
@@ -133,9 +161,6 @@ impl Drift {
         };
         if self.above_limit >= ABOVE_FOR {
             self.distrusted_until = Some(now + DISTRUSTED_FOR);
-        }
-        if self.distrusted_until.is_some_and(|until| now >= until) {
-            self.distrusted_until = None;
         }
         if read <= ours {
             self.limit_shown = Some(ours);
