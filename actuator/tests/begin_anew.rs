@@ -374,8 +374,9 @@ fn a_board_that_was_yielded_stays_so_over_a_restart_and_is_tried_again_later() {
 #[test]
 fn a_board_that_ignores_limit_and_lock_counts_with_its_most_over_restarts() {
     let orders = Arc::new(granted(1, 2900));
-    let mut node = settled(&orders);
-    (node.rack.boards[0].fault.ignores_locks, node.rack.boards[0].fault.ignores_limits) = (true, true);
+    let mut node = Node::new(Rack::new(3, 0.0, 0.0, BUSY));
+    node.rack.boards[0].fault = Fault { ignores_locks: true, ignores_limits: true, ..Fault::default() };
+    node.begin(&orders);
     node.seconds(20, &orders, |_, _| {});
     for seconds in [1, 3, 5, 90] {
         node.begin(&orders);
