@@ -4,13 +4,9 @@
 
 mod rack;
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::coordination::v1::Lease,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::coordination::v1::Lease;
 use powercap_actuator::node::{
     brake::Brakes,
     decide::Plan,
@@ -27,14 +23,11 @@ use powercap_actuator::node::{
 };
 use powercap_common::{
     api::{Epoch, NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead},
-    condition,
     reason::Reason,
     units::{Megahertz, Watts},
 };
-use rack::{BUSY, Fault, OVERHEAD, Rack, ceiling, granted};
+use rack::{BOOT, BUSY, Fault, OVERHEAD, Rack, ceiling, granted};
 use serde_json::json;
-
-const BOOT: &str = "b";
 
 /// A node and what outlives its agent: the hardware, the journal, the status.
 struct Node {
@@ -85,7 +78,7 @@ impl Node {
         let orders = standing.next(orders, at, age);
         let plan = self.rack.tick(orders.as_ref());
         plan.notes.iter().for_each(|note| self.journal.take(note));
-        self.status = told(&self.rack, orders.as_ref(), &plan);
+        self.status = self.rack.told(orders.as_ref(), &plan);
         plan
     }
 
@@ -102,23 +95,6 @@ impl Node {
         let limits = boards().map(|request| request.limit_mw / 1000).collect();
         (limits, boards().map(|request| request.lock_max_mhz).collect(), self.rack.cpu.ceiling)
     }
-}
-
-/// The status that the agent writes.
-fn told(rack: &Rack, orders: Option<&Orders>, plan: &Plan) -> NodeFrequenciesStatus {
-    let (profiles, tenancy) = (BTreeMap::new(), Tenancy::default());
-    let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
-    let Statement { mut status, ready, lease } =
-        status::state(&rack.observe(), orders, &plan.account, &Problems::default(), 1, BOOT, particulars);
-    let verdicts = [(condition::kind::READY, Some(ready)), (condition::kind::LEASE_CURRENT, lease)];
-    let mut conditions: Vec<Condition> = Vec::new();
-    for (kind, verdict) in verdicts {
-        let Some(verdict) = verdict else { continue };
-        let now = Time(Timestamp::UNIX_EPOCH);
-        condition::set(&mut conditions, kind, verdict.truth, verdict.reason, verdict.message, None, now);
-    }
-    status.conditions = conditions;
-    status
 }
 
 /// A node whose administrator had limited a board and the CPUs, under a grant.

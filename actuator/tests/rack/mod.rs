@@ -5,21 +5,30 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use powercap_actuator::{
     hardware::{self, BoardReading, BoardTraits, ClockGrid, ClockLock, CpuReading, CpuTraits, Knob},
     node::{
         decide::{BoardWrite, Plan, State, decide},
         observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
         orders::{BoardCeiling, Orders, Overhead},
+        status::{self, Particulars, Problems, Verdict},
+        tenants::Tenancy,
     },
 };
 use powercap_common::{
-    api::Epoch,
+    api::{Epoch, NodeFrequenciesStatus},
+    condition,
     reason::Reason,
     units::{Megahertz, Watts},
 };
 use powercap_simulated_hardware::{Board, BoardSpec, Load, Request, board::Traits};
 
+/// The node's boot.
+pub const BOOT: &str = "b";
 pub const TICK: Duration = Duration::from_millis(100);
 pub const OVERHEAD: Overhead = Overhead { fixed: Watts::new(1248), percent: 4 };
 
@@ -142,6 +151,22 @@ impl Rack {
             board.reading.lock = ClockLock::Unknown;
         }
         self.cpu.executed = 0;
+    }
+
+    /// The status that the agent writes after this plan.
+    pub fn told(&self, orders: Option<&Orders>, plan: &Plan) -> NodeFrequenciesStatus {
+        let (profiles, tenancy) = (BTreeMap::new(), Tenancy::default());
+        let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
+        let (seen, problems) = (self.observe(), Problems::default());
+        let said = status::state(&seen, orders, &plan.account, &problems, 1, BOOT, particulars);
+        let mut conditions: Vec<Condition> = Vec::new();
+        for (kind, verdict) in
+            [(condition::kind::READY, Some(said.ready)), (condition::kind::LEASE_CURRENT, said.lease)]
+        {
+            let Some(Verdict { truth, reason, message }) = verdict else { continue };
+            condition::set(&mut conditions, kind, truth, reason, message, None, Time(Timestamp::UNIX_EPOCH));
+        }
+        NodeFrequenciesStatus { conditions, ..said.status }
     }
 
     /// One decision, then a tenth of a second.

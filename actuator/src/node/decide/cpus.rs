@@ -93,8 +93,8 @@ pub(super) fn write(
 
 /// The least that a board can be brought to.
 fn lowest(board: &SeenBoard, plan: &Plan) -> Watts {
-    let distrusted = plan.state.board(board).is_some_and(|state| state.drift.distrusted());
-    let steerable = !distrusted && board.fresh().is_some_and(|reading| reading.limit_knob.usable());
+    let beyond_control = plan.state.board(board).is_some_and(|state| state.drift.beyond_control());
+    let steerable = !beyond_control && board.fresh().is_some_and(|reading| reading.limit_knob.usable());
     if steerable { board.traits.min_limit } else { exposure(board, plan.state.board(board)) }
 }
 
