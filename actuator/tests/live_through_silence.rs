@@ -301,7 +301,7 @@ fn what_an_earlier_life_left_counts_in_its_boot_alone() {
     .unwrap();
     status.acknowledged = acknowledged;
     let earlier = Earlier::of(&status, "b");
-    assert_eq!(earlier, Earlier { acknowledged, released: false, braked: true, lease_expired: true });
+    assert_eq!(earlier, Earlier { acknowledged, braked: true, lease_expired: true, ..Earlier::default() });
     assert_eq!(Earlier::of(&status, "another"), Earlier::default());
     // A journal that is empty although there was a life to write it is not believed.
     assert_eq!(earlier.check(&Originals::default()), Originals::unknown());

@@ -1,7 +1,14 @@
-//! A million simulated ticks of random loads, faults, orders and restarts: beyond the time that a change
-//! takes to settle no second is above the envelope, and no tick by more than what a board's own limiter
-//! wavers by (3 %); silence raises nothing, raises come in steps, and nothing panics. Every run draws
-//! new seeds and prints them; `POWERCAP_SEED` repeats one.
+//! A million simulated ticks of random loads, faults, orders and restarts. Every run draws new seeds and
+//! prints them; `POWERCAP_SEED` repeats one. Silence raises nothing, raises come in steps, nothing panics, and
+//! by what the boards' sensors say:
+//!
+//! - **Within the envelope**: no half second is above it in the mean, and no tick by more than 2 %. Kernels
+//!   flutter by 2 %, which the agent sees when it has happened.
+//! - **Below the floor**, where the envelope is less than what the devices can be brought to, every board that
+//!   answers, does as told and is believed has its lowest limit. Clocks and CPUs move on, and are not judged.
+//!
+//! Judged is what comes later than a change takes to settle, by its kind; the constants say which and why. A
+//! restart is no such change: it may only prolong one that is under way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 #![allow(clippy::print_stderr, reason = "the seed of a failure must be known")]
 
@@ -11,31 +18,39 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use powercap_actuator::{
     hardware::ClockLock,
-    node::{decide::Plan, observation::STALE_AFTER, orders::Orders},
+    node::{decide::Plan, observation::STALE_AFTER, orders::Orders, originals::Originals, standing::Earlier},
 };
 use powercap_common::{
     reason::Reason,
     units::{Megahertz, Watts},
 };
 use powercap_simulated_hardware::BoardSpec;
-use rack::{BUSY, Fault, IDLE, OVERHEAD, Rack, TICK, Work, ceiling, granted};
+use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, TICK, Work, ceiling, granted};
 
 const EPISODES: u64 = 1000;
 const TICKS: u64 = 1000;
 
-/// What a change takes to settle, by its kind: a board that draws more than the limit that it shows is
-/// believed for some seconds.
-const SETTLES: Duration = Duration::from_millis(1000);
-const UNBELIEVED_AFTER: Duration = Duration::from_secs(10);
+/// A cut, a load that begins, CPUs that draw more, a fault that ends: two ticks until it is seen and
+/// answered, two more on a slow board, and one for the limiter to act.
+const SETTLES: Duration = Duration::from_millis(600);
+/// What another writer changes while an order is under way is looked at again after a second.
+const CONTEST_SETTLES: Duration = Duration::from_millis(1500);
+/// A board that draws more than the limit that it shows is believed for some seconds: a pause of the load
+/// counts for it.
+const UNBELIEVED_AFTER: Duration = Duration::from_secs(6);
+/// A pause in a training step ends: the boards' limiters need a moment.
+const LIMITERS_SETTLE: Duration = Duration::from_millis(300);
 
 /// Kernels differ from one to the next: the true power of a board under load flutters by so much, its
 /// sensor sees 25 ms of each 100, and its limiter, all that holds a board that is silent, keeps the mean.
 const RIPPLE: f64 = 0.02;
-const NOISE: f64 = 1.03;
-/// A pause in a training step ends: the boards' limiters need a moment.
-const LIMITERS_SETTLE: Duration = Duration::from_millis(300);
+const NOISE: f64 = 1.02;
+/// Ticks whose mean is within the envelope.
+const HALF_A_SECOND: usize = 5;
 const TRAINING: Work = |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) };
 
+/// The index of training.
+const TRAINS: usize = 3;
 const WORKS: [Work; 5] = [BUSY, IDLE, |_| (1.0, 0.9, 1.0), TRAINING, |_| (0.6, 0.5, 0.7)];
 
 /// splitmix64: reproducible by its seed alone.
@@ -59,6 +74,7 @@ impl Dice {
 struct Score {
     ticks: u64,
     judged: u64,
+    judged_floor: u64,
     restarts: u64,
     faults: u64,
     yielded: u64,
@@ -75,9 +91,11 @@ struct Episode {
     raised: BTreeMap<Arc<str>, Duration>,
     /// The limit last written to each.
     written: BTreeMap<Arc<str>, Watts>,
-    /// A board was yielded or not believed: after a restart nobody remembers, and it is held again.
-    given_up: bool,
-    /// Power less the envelope, of the judged ticks of the last second.
+    /// The last plan, which the status tells.
+    plan: Plan,
+    /// A board trains, or did: then there are pauses.
+    trains: bool,
+    /// Power less the envelope, of the judged ticks in a row.
     excess: Vec<f64>,
 }
 
@@ -86,8 +104,11 @@ impl Episode {
         let mut dice = Dice(seed);
         let boards = 1 + usize::try_from(dice.roll(5)).unwrap();
         let mut rack = Rack::new(boards, 0.0, RIPPLE, IDLE);
+        let mut trains = false;
         for board in &mut rack.boards {
-            board.work = WORKS[usize::try_from(dice.roll(5)).unwrap()];
+            let work = usize::try_from(dice.roll(5)).unwrap();
+            trains |= work == TRAINS;
+            board.work = WORKS[work];
             board.slowness = u32::try_from(dice.roll(2)).unwrap();
         }
         let mut orders = granted(1, Self::grant(&mut dice, boards));
@@ -107,7 +128,8 @@ impl Episode {
             settles_until,
             raised: BTreeMap::new(),
             written: BTreeMap::new(),
-            given_up: false,
+            plan: Plan::default(),
+            trains,
             excess: Vec::new(),
         }
     }
@@ -136,14 +158,22 @@ impl Episode {
                 // A brake or a fallback is a cut that ends again.
                 self.orders.grant = Some(grant);
             }
-            3..8 => self.rack.boards[at].work = WORKS[usize::try_from(self.dice.roll(5)).unwrap()],
+            3..8 => {
+                let work = usize::try_from(self.dice.roll(5)).unwrap();
+                self.trains |= work == TRAINS;
+                self.rack.boards[at].work = WORKS[work];
+            }
             8..10 => self.rack.cpu_watts = self.dice.watts(100, 500),
             10 => {
-                self.rack.restart();
-                self.raised.clear();
-                self.written.clear();
                 score.restarts += 1;
-                if !self.given_up {
+                self.restart();
+                let unbelieved = self
+                    .rack
+                    .boards
+                    .iter()
+                    .zip(&self.plan.account.boards)
+                    .any(|(board, account)| board.fault.ignores_limits && account.reason != Reason::WithoutEffect);
+                if now > self.settles_until && !unbelieved {
                     return;
                 }
             }
@@ -161,11 +191,22 @@ impl Episode {
             }
             13..18 => {
                 let board = &mut self.rack.boards[at];
-                board.fault = Fault::default();
+                if std::mem::take(&mut board.fault) == Fault::default() {
+                    return;
+                }
             }
             _ => return,
         }
         self.settles_until = self.settles_until.max(now + settles);
+    }
+
+    /// The agent begins anew, with what the status tells of its last life.
+    fn restart(&mut self) {
+        let earlier = Earlier::of(&self.rack.told(Some(&self.orders), &self.plan), BOOT);
+        self.rack.restart();
+        self.rack.state = earlier.resume(&Originals::default(), &self.orders, self.rack.age());
+        self.raised.clear();
+        self.written.clear();
     }
 
     fn misbehave(&mut self, at: usize) {
@@ -185,37 +226,55 @@ impl Episode {
     fn tick(&mut self, score: &mut Score) {
         self.happen(score);
         let before = self.rack.observe();
-        let plan = self.rack.tick(Some(&self.orders));
-        self.given_up = false;
-        let settles = self.settles();
-        for (board, account) in self.rack.boards.iter().zip(&plan.account.boards) {
-            self.given_up |= matches!(account.reason, Reason::Contended | Reason::WithoutEffect);
+        self.plan = self.rack.tick(Some(&self.orders));
+        score.ticks += 1;
+        let plan = self.plan.clone();
+        self.writes_are_right(&before, &plan);
+        self.settle(score);
+        if self.rack.now <= self.settles_until {
+            self.excess.clear();
+        } else if plan.account.below_floor {
+            score.judged_floor += 1;
+            self.excess.clear();
+            self.is_at_its_floor();
+        } else {
+            score.judged += 1;
+            self.is_within_the_envelope();
+        }
+    }
+
+    /// What happens without a roll of the dice.
+    fn settle(&mut self, score: &mut Score) {
+        let now = self.rack.now;
+        for (board, account) in self.rack.boards.iter().zip(&self.plan.account.boards) {
             let yielded = account.reason == Reason::Contended;
             score.yielded += u64::from(yielded);
-            if board.rival_writes(self.rack.now) && !yielded {
-                self.settles_until = self.settles_until.max(self.rack.now + settles);
+            if board.rival_writes(now) && !yielded {
+                self.settles_until = self.settles_until.max(now + CONTEST_SETTLES);
             }
         }
-        if self.rack.now.as_millis().is_multiple_of(2000) {
-            self.settles_until = self.settles_until.max(self.rack.now + LIMITERS_SETTLE);
+        if self.trains && now.as_millis().is_multiple_of(2000) {
+            self.settles_until = self.settles_until.max(now + LIMITERS_SETTLE);
         }
-        score.ticks += 1;
-        self.writes_are_right(&before, &plan);
-        if self.rack.now <= self.settles_until || plan.account.below_floor {
-            self.excess.clear();
-            return;
-        }
-        score.judged += 1;
+    }
+
+    fn is_within_the_envelope(&mut self) {
         let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
-        // Within the error of its sensor nobody can tell that a board ignores its limit.
-        let deaf = self.rack.boards.iter().filter(|board| board.fault.ignores_limits);
-        let untold: f64 = deaf.map(|board| board.reading.limit.map_or(0.0, |limit| limit.as_f64() * 0.1)).sum();
-        let envelope = envelope + untold;
         self.excess.push(power - envelope);
-        let second = self.excess.len().checked_sub(10).map(|from| self.excess[from..].iter().sum::<f64>());
-        if power > envelope * NOISE || second.is_some_and(|excess| excess > 0.0) {
+        let from = self.excess.len().checked_sub(HALF_A_SECOND);
+        let mean = from.map(|from| self.excess[from..].iter().sum::<f64>());
+        if power > envelope * NOISE || mean.is_some_and(|excess| excess > 0.0) {
             let faults: Vec<_> = self.rack.boards.iter().map(|board| (board.sensed, board.fault)).collect();
-            panic!("{power} W of {envelope} W at {:?}: {faults:?} {:#?}", self.rack.now, plan.account);
+            panic!("{power} W of {envelope} W at {:?}: {faults:?} {:#?}", self.rack.now, self.plan.account);
+        }
+    }
+
+    fn is_at_its_floor(&self) {
+        for (board, account) in self.rack.boards.iter().zip(&self.plan.account.boards) {
+            let believed = !matches!(account.reason, Reason::Contended | Reason::WithoutEffect);
+            let heeds = board.fault == Fault::default() && believed;
+            let lowest = board.reading.limit == Some(board.traits.min_limit);
+            assert!(!heeds || lowest, "{:?} at {:?}: {:#?}", board.reading, self.rack.now, self.plan.account);
         }
     }
 
@@ -292,14 +351,15 @@ fn a_million_steps_stay_inside_the_envelope() {
     let scores = halves.map(|half| half.join().expect("an episode failed"));
     let sum = |of: fn(&Score) -> u64| scores.iter().map(of).sum::<u64>();
     let (ticks, judged) = (sum(|score| score.ticks), sum(|score| score.judged));
+    let floor = sum(|score| score.judged_floor);
     let seconds = TICK.as_secs_f64() * ticks as f64;
     eprintln!(
-        "{ticks} steps ({seconds} s), {judged} judged, {} restarts, {} faults, {} board ticks yielded",
+        "{ticks} steps ({seconds} s), {judged} judged within the envelope and {floor} below the floor, {} restarts, {} faults, {} board ticks yielded",
         sum(|score| score.restarts),
         sum(|score| score.faults),
         sum(|score| score.yielded)
     );
     assert_eq!(ticks, EPISODES * TICKS);
-    assert!(judged * 2 > ticks, "{judged} of {ticks} were judged: the test excuses too much");
+    assert!((judged + floor) * 3 > ticks * 2, "{judged} and {floor} of {ticks} were judged: the test excuses too much");
     assert!(sum(|score| score.yielded) > 0 && sum(|score| score.restarts) > 100);
 }

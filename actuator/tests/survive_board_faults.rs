@@ -53,6 +53,7 @@ fn a_board_in_trouble_does_not_stop_the_others() {
     a_hanging_board_counts_with_its_limit(&mut machine, &names[0]);
     a_lost_board_is_quarantined_and_comes_back_as_another(&mut machine, &names[1]);
     nvml_is_closed_for_others_and_everything_is_applied_again(&mut machine);
+    a_call_that_hangs_keeps_nvml_open_until_it_returns(&mut machine, &names[0]);
     a_board_that_another_writer_keeps_is_yielded(&mut machine, &names[2]);
 }
 
@@ -123,6 +124,34 @@ fn nvml_is_closed_for_others_and_everything_is_applied_again(machine: &mut Machi
         let limits: Option<Vec<_>> = seen.boards.iter().map(|board| board.fresh()?.limit).collect();
         limits.is_some_and(|limits| limits.len() == 3 && limits.into_iter().sum::<Watts>() <= budget)
             && plan.account.acknowledged.is_some_and(|acknowledged| acknowledged.epoch.sequence == 4)
+    });
+}
+
+fn a_call_that_hangs_keeps_nvml_open_until_it_returns(machine: &mut Machine, name: &str) {
+    let orders = granted(4, 3000);
+    machine.misbehave(name, Fault { hangs: true, ..Fault::default() });
+    machine.until("the call hangs", Some(&orders), |seen, _| board(seen, name).fresh().is_none());
+    machine.devices.want(DevicesWanted::LetGo("a driver upgrade".into()));
+    // The other boards' threads end at once, the agent waits 5 s for this one's.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        let plan = machine.turn(Some(&orders));
+        assert!(machine.root.nvml_clients() == 1 && plan.account.acknowledged.is_some());
+        std::thread::sleep(machine::PERIOD);
+    }
+    let plan = machine.turn(Some(&orders));
+    assert!(states(&plan).iter().all(|state| *state == (DeviceState::Failed, Reason::DevicesLetGo)));
+    assert!(plan.account.devices_power >= Watts::new(2100) && plan.boards.is_empty(), "{:?}", plan.account);
+    machine.misbehave(name, Fault::default());
+    let start = Instant::now();
+    while machine.root.nvml_clients() > 0 {
+        machine.turn(Some(&orders));
+        assert!(start.elapsed() < Duration::from_secs(5), "the call has returned and NVML is still open");
+        std::thread::sleep(machine::PERIOD);
+    }
+    machine.devices.want(DevicesWanted::Wanted);
+    machine.until("all boards are held again", Some(&orders), |seen, plan| {
+        seen.boards.len() == 3 && plan.account.boards.iter().all(|board| board.state == DeviceState::Applied)
     });
 }
 

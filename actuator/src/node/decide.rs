@@ -38,6 +38,7 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
+pub use drift::Doubt;
 pub use state::State;
 
 use crate::{

@@ -47,7 +47,7 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 use crate::flags::NodeFlags;
 use audit::Audit;
 use brake::Brakes;
-use decide::{Plan, State, decide};
+use decide::{Plan, decide};
 use journal::Ownership;
 use lease::Renewals;
 use metrics::{Metrics, Step};
@@ -242,7 +242,8 @@ impl Loop {
         let statement =
             status::state(&seen, orders, &self.plan.account, &problems, generation, &self.boot_id, particulars);
         let looking = seen.gpus == observation::GpuAccess::Starting && self.start.elapsed() < LOOKING;
-        let ours = matches!(ownership, Ownership::Ours(_)) || orders.is_some();
+        // Until orders stand, the status is what an earlier life left: the next one may need it yet.
+        let ours = orders.is_some() || (matches!(ownership, Ownership::Ours(_)) && sight.orders.is_none());
         let subject = sight.object.filter(|_| ours && !looking);
         self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
         self.took(Step::Report, began);
@@ -276,15 +277,10 @@ impl Loop {
             Ownership::Asking | Ownership::Another => return,
         };
         let earlier = Earlier::of(status, &self.boot_id);
-        let checked = earlier.check(&originals);
-        if checked != originals {
+        if earlier.check(&originals) != originals {
             self.devices.journal.note(&[Note::EarlierLife]);
         }
-        let untouched = checked.untouched();
-        self.plan.state = State::remembering(earlier.acknowledged).owning(checked);
-        if earlier.released && orders.release && untouched {
-            self.plan.state = self.plan.state.clone().released();
-        }
+        self.plan.state = earlier.resume(&originals, orders, self.start.elapsed());
         self.earlier = Some(earlier);
     }
 

@@ -2,7 +2,8 @@
 //! object.
 //!
 //! What must hold: an object that is not understood replaces nothing (the last good orders stand); an
-//! older epoch of the same object replaces nothing; of two ceilings for one device the stricter counts.
+//! older epoch of the same object replaces nothing; an object that was deleted and made again replaces
+//! nothing before it orders something; of two ceilings for one device the stricter counts.
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
@@ -106,13 +107,20 @@ pub enum Refusal {
         /// In force.
         held: Epoch,
     },
+    /// It came in place of one that capped the node, and says neither caps nor release.
+    #[error(
+        "the object was made again and orders nothing, while the one before it capped this node; \
+         give it powerLimitWatts or ceilings, or set release"
+    )]
+    OrdersNothing,
 }
 
 impl Orders {
     /// The orders in this object, if they may replace those in force.
     ///
     /// # Errors
-    /// When the object is for another node, or an older version of what is in force.
+    /// When the object is for another node, or an older version of what is in force, or an empty one in
+    /// its place.
     pub fn accept(object: &NodeFrequencies, node: &str, held: Option<&Self>) -> Result<Self, Refusal> {
         let spec = &object.spec;
         if spec.node_name != node {
@@ -160,7 +168,22 @@ impl Orders {
             let place = orders.cpus.entry(ceiling.cpufreq_policy).or_insert(given);
             place.clock = place.clock.min(given.clock);
         }
+        let empty = !orders.caps() && !orders.release;
+        if empty && held.is_some_and(|held| held.uid != orders.uid && held.caps()) {
+            return Err(Refusal::OrdersNothing);
+        }
         Ok(orders)
+    }
+
+    /// The same for the devices, on a node that draws this much beside them.
+    #[must_use]
+    pub(super) fn over(&self, overhead: Overhead) -> Self {
+        let grant = self.grant.map(|grant| overhead.alternating_current(self.overhead.envelope(grant)));
+        Self { grant, overhead, ..self.clone() }
+    }
+
+    fn caps(&self) -> bool {
+        !self.release && (self.grant.is_some() || !self.boards.is_empty() || !self.cpus.is_empty())
     }
 }
 
@@ -203,6 +226,22 @@ mod tests {
         let mut made_again = object(1, 0);
         made_again.metadata.uid = Some("b".into());
         assert!(Orders::accept(&made_again, "node-1", Some(&held)).is_ok());
+    }
+
+    #[test]
+    fn an_object_made_again_replaces_nothing_before_it_orders_something() {
+        let held = Orders::accept(&object(2, 7), "node-1", None).unwrap();
+        let mut again = object(3, 0);
+        again.spec.power_limit_watts = None;
+        assert!(Orders::accept(&again, "node-1", Some(&held)).is_ok(), "the same object may take its grant away");
+        again.metadata.uid = Some("b".into());
+        assert_eq!(Orders::accept(&again, "node-1", Some(&held)), Err(Refusal::OrdersNothing));
+        again.spec.release = true;
+        let released = Orders::accept(&again, "node-1", Some(&held)).unwrap();
+        again.spec.release = false;
+        again.metadata.uid = Some("c".into());
+        assert!(Orders::accept(&again, "node-1", Some(&released)).is_ok(), "nothing was capped any more");
+        assert!(Orders::accept(&again, "node-1", None).is_ok());
     }
 
     #[test]

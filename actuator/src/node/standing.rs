@@ -3,21 +3,24 @@
 //!
 //! What must hold: nothing is touched before it is known that the node is ours and how hard its domains
 //! brake; where that cannot be learnt, nothing is waited for longer than [`PATIENCE`], save for a brake
-//! that an earlier life of this agent obeyed.
+//! that an earlier life of this agent obeyed. A restart raises nothing: what an earlier life of the same
+//! boot knew and said in the status, the next one begins with.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use powercap_common::{
-    api::{Acknowledged, NodeFrequenciesStatus},
+    api::{Acknowledged, GpuStatus, NodeFrequenciesStatus},
     condition,
     reason::Reason,
+    units::{Megahertz, Watts},
 };
 
 use super::{
     brake::Brakes,
+    decide::{Doubt, State},
     journal::Ownership,
     lease::{Renewals, Verdict},
-    orders::Orders,
+    orders::{BoardCeiling, CpuCeiling, Orders},
     originals::Originals,
 };
 
@@ -25,7 +28,7 @@ use super::{
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an earlier life of this agent has left in the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Earlier {
     /// What it acknowledged since the node booted.
     pub acknowledged: Option<Acknowledged>,
@@ -35,6 +38,10 @@ pub struct Earlier {
     pub braked: bool,
     /// It saw the lease expire.
     pub lease_expired: bool,
+    /// The envelope and the ceilings that it told last, which stand while that lease is expired.
+    pub stood: Orders,
+    /// Boards that it had yielded, or that did not keep to what they were told.
+    pub doubts: BTreeMap<Arc<str>, Doubt>,
 }
 
 impl Earlier {
@@ -54,7 +61,19 @@ impl Earlier {
             braked: says(condition::kind::READY, &[Reason::BrakePulled])
                 || status.gpus.iter().any(|gpu| gpu.reason == Reason::BrakePulled.as_str()),
             lease_expired: says(condition::kind::LEASE_CURRENT, &[Reason::LeaseExpired, Reason::FallbackInForce]),
+            stood: stood(status),
+            doubts: status.gpus.iter().filter_map(|gpu| Some((gpu.uuid.as_str().into(), doubt(gpu)?))).collect(),
         }
+    }
+
+    /// What the first decision of this life remembers, `now` counting from the agent's start. `journal` is
+    /// what the disk knows, and `orders` what is asked now.
+    #[must_use]
+    pub fn resume(&self, journal: &Originals, orders: &Orders, now: Duration) -> State {
+        let originals = self.check(journal);
+        let released = self.released && orders.release && originals.untouched();
+        let state = State::remembering(self.acknowledged).owning(originals).doubting(&self.doubts, now);
+        if released { state.released() } else { state }
     }
 
     /// What the journal left, unless it left nothing although there was an earlier life to write it.
@@ -102,7 +121,40 @@ impl Standing {
         let verdict = at.renewals.verdict(orders.lease.as_ref(), now);
         if verdict == Verdict::Current {
             self.held = Some(Arc::clone(orders));
+        } else if at.earlier.lease_expired && self.held.is_none() {
+            // A life that never saw the lease current holds what the one before it told.
+            self.held = Some(Arc::new(at.earlier.stood.over(orders.overhead)));
         }
         Some(orders.under(verdict, at.brakes.over(&orders.domains), self.held.as_deref()))
+    }
+}
+
+/// What a status tells of envelope and ceilings, as orders. Devices that are not held stay out of it.
+fn stood(status: &NodeFrequenciesStatus) -> Orders {
+    let reason = Reason::LeaseExpired;
+    let held = |reason: &str| reason != Reason::Applied.as_str();
+    let boards = status.gpus.iter().filter(|gpu| held(&gpu.reason)).filter_map(|gpu| {
+        let clock = gpu.target_graphics_megahertz.map(Megahertz::new);
+        let limit = gpu.power_limit_watts.map(Watts::new);
+        let ceiling = BoardCeiling { clock, limit, shed_order: 0, group: None, reason };
+        (clock.is_some() || limit.is_some()).then(|| (gpu.uuid.as_str().into(), ceiling))
+    });
+    let cpus = status.cpus.iter().filter(|cpu| held(&cpu.reason)).filter_map(|cpu| {
+        let clock = Megahertz::new(cpu.target_megahertz?);
+        Some((cpu.cpufreq_policy, CpuCeiling { clock, reason }))
+    });
+    let envelope = status.envelope_watts.map(Watts::new);
+    Orders { grant: envelope, boards: boards.collect(), cpus: cpus.collect(), ..Orders::default() }
+}
+
+/// Why a board is not believed, by what the status says of it.
+fn doubt(gpu: &GpuStatus) -> Option<Doubt> {
+    let (clock, ceiling) = (gpu.current_graphics_megahertz, gpu.target_graphics_megahertz);
+    let keeps_its_clock = clock.zip(ceiling).is_some_and(|(clock, ceiling)| clock <= ceiling);
+    match gpu.reason.parse() {
+        Ok(Reason::Contended) => Some(Doubt::Yielded),
+        Ok(Reason::WithoutEffect) if keeps_its_clock => Some(Doubt::LimitIgnored),
+        Ok(Reason::WithoutEffect) => Some(Doubt::LimitAndClockIgnored),
+        _ => None,
     }
 }

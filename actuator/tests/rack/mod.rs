@@ -5,21 +5,30 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use powercap_actuator::{
     hardware::{self, BoardReading, BoardTraits, ClockGrid, ClockLock, CpuReading, CpuTraits, Knob},
     node::{
         decide::{BoardWrite, Plan, State, decide},
         observation::{GpuAccess, Observation, Packages, SeenBoard, SeenCpu},
         orders::{BoardCeiling, Orders, Overhead},
+        status::{self, Particulars, Problems, Verdict},
+        tenants::Tenancy,
     },
 };
 use powercap_common::{
-    api::Epoch,
+    api::{Epoch, NodeFrequenciesStatus},
+    condition,
     reason::Reason,
     units::{Megahertz, Watts},
 };
 use powercap_simulated_hardware::{Board, BoardSpec, Load, Request, board::Traits};
 
+/// The node's boot.
+pub const BOOT: &str = "b";
 pub const TICK: Duration = Duration::from_millis(100);
 pub const OVERHEAD: Overhead = Overhead { fixed: Watts::new(1248), percent: 4 };
 
@@ -31,6 +40,8 @@ pub struct Rack {
     pub cpu_watts: u32,
     pub cpu: CpuReading,
     pub now: Duration,
+    /// When the agent began.
+    pub began: Duration,
     pub state: State,
     pub writes: usize,
     /// Boards that do not answer.
@@ -90,6 +101,7 @@ impl Rack {
             cpu_watts: 212,
             cpu,
             now: Duration::from_secs(100),
+            began: Duration::ZERO,
             state: State::default(),
             writes: 0,
             silent: Vec::new(),
@@ -106,7 +118,7 @@ impl Rack {
             opened: board.opened,
         };
         Observation {
-            now: self.now,
+            now: self.age(),
             gpus: GpuAccess::Working,
             boards: self.boards.iter().map(board).collect(),
             unopened_boards: 0,
@@ -124,15 +136,37 @@ impl Rack {
         }
     }
 
+    /// How long the agent has run.
+    pub fn age(&self) -> Duration {
+        self.now.saturating_sub(self.began)
+    }
+
     /// The agent ends and starts again: it has forgotten everything, and orders not carried out are lost.
     pub fn restart(&mut self) {
         self.state = State::default();
+        self.began = self.now;
         for board in &mut self.boards {
             board.order = None;
             board.reading.executed = 0;
             board.reading.lock = ClockLock::Unknown;
         }
         self.cpu.executed = 0;
+    }
+
+    /// The status that the agent writes after this plan.
+    pub fn told(&self, orders: Option<&Orders>, plan: &Plan) -> NodeFrequenciesStatus {
+        let (profiles, tenancy) = (BTreeMap::new(), Tenancy::default());
+        let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
+        let (seen, problems) = (self.observe(), Problems::default());
+        let said = status::state(&seen, orders, &plan.account, &problems, 1, BOOT, particulars);
+        let mut conditions: Vec<Condition> = Vec::new();
+        for (kind, verdict) in
+            [(condition::kind::READY, Some(said.ready)), (condition::kind::LEASE_CURRENT, said.lease)]
+        {
+            let Some(Verdict { truth, reason, message }) = verdict else { continue };
+            condition::set(&mut conditions, kind, truth, reason, message, None, Time(Timestamp::UNIX_EPOCH));
+        }
+        NodeFrequenciesStatus { conditions, ..said.status }
     }
 
     /// One decision, then a tenth of a second.

@@ -135,13 +135,13 @@ impl Governor {
         if self.ceiling > at.top {
             return self.to(at.top, at.now, None);
         }
-        if let Some(since) = self.idle_since {
-            return self.idle(at, since, cut || grown);
-        }
         let share = at.share.as_f64();
         let above = power > share * 1.03 || (self.mean > share * 1.003 && !settling);
         if above && (cut || self.rose || !settling) {
             return self.lowered(at);
+        }
+        if let Some(since) = self.idle_since {
+            return self.idle(at, since, cut || grown);
         }
         if cut && self.ceiling > self.modelled(at) && power > share * 0.9 {
             let ceiling = self.modelled(at);
@@ -178,7 +178,9 @@ impl Governor {
         if ceiling < self.ceiling && patient {
             return self.to(ceiling, at.now, Some(Reason::EnvelopeReached));
         }
-        if ceiling > self.ceiling && at.now.saturating_sub(self.changed_at) >= RAISE_PERIOD {
+        // A share may be so small that a board with nothing to do is close to it.
+        let room = at.reading.power < at.share.percent(90);
+        if room && ceiling > self.ceiling && at.now.saturating_sub(self.changed_at) >= RAISE_PERIOD {
             return self.to(ceiling, at.now, Some(Reason::RoomToRaise));
         }
         (self, None)

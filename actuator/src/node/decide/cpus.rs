@@ -8,6 +8,7 @@ use powercap_common::{api::DeviceState, reason::Reason, units::Watts};
 use super::{
     CpuAccount, CpuWrite, Phase, Plan,
     budget::{exposure, unopened},
+    processors::CpuGovernor,
 };
 use crate::{
     hardware::Knob,
@@ -25,7 +26,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, envelope: Option<Watt
     let power = seen.packages.as_ref().and_then(|packages| packages.fresh());
     let beside_boards = seen.boards.iter().map(|board| lowest(board, plan)).sum::<Watts>() + unopened(seen);
     let budget = envelope.filter(|_| seen.packages.is_some()).map(|envelope| envelope.saturating_sub(beside_boards));
-    plan.state.cpu_governor = plan.state.cpu_governor.next(power, budget, seen.now);
+    plan.state.cpu_governor = governor(seen, orders, plan).next(power, budget, seen.now);
     if let (Some(power), Some(budget)) = (power, budget) {
         plan.account.below_floor |= plan.state.cpu_governor.at_floor() && power > budget;
     }
@@ -62,6 +63,21 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, envelope: Option<Watt
     }
 }
 
+/// The feedback as it was left, and at first as an earlier life of the agent left it: CPUs that it held
+/// down come up in steps, too.
+fn governor(seen: &Observation, orders: &Orders, plan: &Plan) -> CpuGovernor {
+    let governor = plan.state.cpu_governor;
+    if governor != CpuGovernor::default() || !plan.state.cpus.is_empty() {
+        return governor;
+    }
+    let touched = seen.cpus.iter().filter(|cpu| plan.state.originals.cpus.contains_key(&cpu.traits.policy));
+    touched.fold(governor, |governor, cpu| {
+        let ordered = orders.cpu_ceiling(cpu.traits.policy).map_or(cpu.traits.max, |ordered| ordered.clock);
+        let held = cpu.reading.map(|reading| reading.ceiling).filter(|ceiling| *ceiling < ordered);
+        held.map_or(governor, |ceiling| governor.at_most(&cpu.traits, ceiling))
+    })
+}
+
 pub(super) fn write(
     plan: &mut Plan,
     policy: u32,
@@ -77,8 +93,8 @@ pub(super) fn write(
 
 /// The least that a board can be brought to.
 fn lowest(board: &SeenBoard, plan: &Plan) -> Watts {
-    let distrusted = plan.state.board(board).is_some_and(|state| state.drift.distrusted());
-    let steerable = !distrusted && board.fresh().is_some_and(|reading| reading.limit_knob.usable());
+    let beyond_control = plan.state.board(board).is_some_and(|state| state.drift.beyond_control());
+    let steerable = !beyond_control && board.fresh().is_some_and(|reading| reading.limit_knob.usable());
     if steerable { board.traits.min_limit } else { exposure(board, plan.state.board(board)) }
 }
 

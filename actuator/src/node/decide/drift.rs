@@ -43,10 +43,27 @@ const TOLD_FOR: Duration = Duration::from_secs(10);
 /// pauses of the load excuse nothing, but time below counts against it by a quarter.
 const ABOVE_FOR: Duration = Duration::from_secs(2);
 const ABOVE_PERCENT: u32 = 110;
+/// Weight of the newest reading in the mean by which a board is above its limit, and the mean from which on
+/// that is no flutter; a pause of the load counts for no more than as much below.
+const NEWEST: f64 = 0.1;
+const OVERDRAWN: f64 = 0.01;
+const PAUSED: f64 = -0.05;
+const MOST_OVERDRAWN: f64 = 0.1;
 /// How long a board whose limit is ignored is not believed.
 const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
 /// A board that draws less than this share of its highest limit has nothing to do: its clock says nothing.
 const BUSY_PERCENT: u32 = super::ceiling::IDLE_PERCENT;
+
+/// Why a board that an earlier life of the agent knew is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Somebody else kept changing it, and it was yielded.
+    Yielded,
+    /// It drew more than the limit that it showed.
+    LimitIgnored,
+    /// It ran above its ceiling as well.
+    LimitAndClockIgnored,
+}
 
 /// What was ordered last, as far as it was carried out.
 pub(super) struct Ordered {
@@ -72,6 +89,10 @@ pub(super) struct Drift {
     /// How long power has been above the limit, and when that was last reckoned.
     above_limit: Duration,
     watched_at: Duration,
+    /// The limit that it had a moment ago at the most.
+    lenient: Watts,
+    /// The share of its limit by which it was above it, in the mean.
+    overdraw: f64,
     distrusted_until: Option<Duration>,
     /// When something else's values were found, within the last minute.
     fights: Vec<Duration>,
@@ -85,6 +106,22 @@ pub(super) struct Drift {
 }
 
 impl Drift {
+    /// A board that was given up on is so for a first time of yielding, or of distrust, once more: an agent
+    /// that is started again and again neither fights for ever nor counts on what proved wrong.
+    pub(super) fn of_an_earlier_life(doubt: Doubt, now: Duration) -> Self {
+        let distrusted = Self { distrusted_until: Some(now + DISTRUSTED_FOR), ..Self::default() };
+        match doubt {
+            Doubt::Yielded => Self {
+                pause: FIRST_YIELD,
+                yielded_until: Some(now + FIRST_YIELD),
+                fought_at: Some(now),
+                ..Self::default()
+            },
+            Doubt::LimitIgnored => distrusted,
+            Doubt::LimitAndClockIgnored => Self { lock_misses: 1, ..distrusted },
+        }
+    }
+
     /// Takes in a reading. Says whether a time of yielding has just begun or ended: then nothing that
     /// was ordered is in force any more.
     pub(super) fn observe(
@@ -103,6 +140,7 @@ impl Drift {
         }
         self.limit_again = false;
         self.lock_again = false;
+        self.distrusted_until = self.distrusted_until.filter(|until| now < *until);
         if ordered.executed {
             self.watch_limit(reading, ordered, now);
             self.watch_lock(reading, traits, ordered, now);
@@ -124,18 +162,18 @@ impl Drift {
         let age = now.saturating_sub(ordered.limit_at);
         let since = now.saturating_sub(self.watched_at).min(RETRY);
         self.watched_at = now;
-        self.above_limit = if reading.power <= read.percent(ABOVE_PERCENT) {
-            self.above_limit.saturating_sub(since / 4)
-        } else if age >= RETRY {
+        // A board comes down from a higher limit in a while, however often it is lowered meanwhile.
+        let left = 1.0 - since.as_secs_f64() / RETRY.as_secs_f64();
+        self.lenient = read.max(self.lenient.scaled(left));
+        self.above_limit = if reading.power > self.lenient.percent(ABOVE_PERCENT) {
             (self.above_limit + since).min(ABOVE_FOR)
         } else {
-            self.above_limit
+            self.above_limit.saturating_sub(since / 4)
         };
+        let above = reading.power.as_f64() / self.lenient.as_f64().max(1.0) - 1.0;
+        self.overdraw += NEWEST * (above.clamp(PAUSED, MOST_OVERDRAWN) - self.overdraw);
         if self.above_limit >= ABOVE_FOR {
             self.distrusted_until = Some(now + DISTRUSTED_FOR);
-        }
-        if self.distrusted_until.is_some_and(|until| now >= until) {
-            self.distrusted_until = None;
         }
         if read <= ours {
             self.limit_shown = Some(ours);
@@ -211,6 +249,13 @@ impl Drift {
     /// The limit that it shows does not say what it draws.
     pub(super) const fn distrusted(&self) -> bool {
         self.yielded_until.is_some() || self.distrusted_until.is_some()
+    }
+
+    /// What it draws above this limit of its own, by a sensor or a limiter that errs: the others must do
+    /// without. In steps of 5 W.
+    pub(super) fn overdraw(&self, limit: Watts) -> Watts {
+        let watts = if self.overdraw > OVERDRAWN { limit.scaled(self.overdraw) } else { Watts::ZERO };
+        Watts::new(watts.ceil().div_ceil(5) * 5)
     }
 
     /// Nothing that we write holds it: somebody else has it, or it ignores limit and lock.

@@ -65,6 +65,13 @@ impl CpuGovernor {
         Some(Megahertz::new(cpu.min.get() + above / 10 * 10))
     }
 
+    /// Held down so far that this policy has no more than this ceiling.
+    pub(super) fn at_most(self, cpu: &CpuTraits, ceiling: Megahertz) -> Self {
+        let range = f64::from(cpu.max.get().saturating_sub(cpu.min.get()).max(1));
+        let level = f64::from(ceiling.get().saturating_sub(cpu.min.get())) / range;
+        Self { level: level.clamp(0.0, self.level), ..self }
+    }
+
     /// Nothing is left to lower.
     pub(super) fn at_floor(self) -> bool {
         self.level <= 0.0

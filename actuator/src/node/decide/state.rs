@@ -8,7 +8,12 @@ use powercap_common::{
 };
 
 use super::{
-    boards::Demand, budget::CpuClaim, ceiling::Governor, drift::Drift, processors::CpuGovernor, release::Ramp,
+    boards::Demand,
+    budget::CpuClaim,
+    ceiling::Governor,
+    drift::{Doubt, Drift},
+    processors::CpuGovernor,
+    release::Ramp,
 };
 use crate::node::{observation::SeenBoard, originals::Originals};
 
@@ -40,6 +45,16 @@ impl State {
     #[must_use]
     pub fn owning(self, originals: Originals) -> Self {
         Self { originals, ..self }
+    }
+
+    /// The same state, not believing the boards that an earlier life had given up on.
+    #[must_use]
+    pub fn doubting(mut self, doubts: &BTreeMap<Arc<str>, Doubt>, now: Duration) -> Self {
+        for (uuid, doubt) in doubts {
+            let drift = Drift::of_an_earlier_life(*doubt, now);
+            self.boards.insert(Arc::clone(uuid), BoardState { drift, ..BoardState::default() });
+        }
+        self
     }
 
     pub(super) fn board(&self, board: &SeenBoard) -> Option<&BoardState> {
