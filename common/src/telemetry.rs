@@ -36,3 +36,34 @@ pub mod kepler {
     /// `running` or `terminated`.
     pub const STATE: &str = "state";
 }
+
+/// Kepler before 0.10: energy alone, of which the rate is power.
+pub mod kepler_legacy {
+    /// Energy of a node's CPU packages, in joules, by `package` and `mode` (idle, dynamic).
+    pub const NODE_PACKAGE_JOULES: &str = "kepler_node_package_joules_total";
+    /// Energy that a container took of the CPU packages, in joules, by `mode`. (`kepler_container_joules_total`
+    /// counts GPUs too, which the DCGM exporter tells already.)
+    pub const CONTAINER_PACKAGE_JOULES: &str = "kepler_container_package_joules_total";
+    /// The node's name, as its ServiceMonitor relabels it.
+    pub const INSTANCE: &str = "instance";
+    /// The pod's name.
+    pub const POD_NAME: &str = "pod_name";
+    /// The pod's namespace.
+    pub const CONTAINER_NAMESPACE: &str = "container_namespace";
+}
+
+/// Our own node agents; see docs/reference/metrics.md.
+pub mod agent {
+    /// Power of the node, in watts.
+    pub const NODE_POWER: &str = "powercap_agent_node_power_watts";
+    /// Power of a GPU, in watts.
+    pub const GPU_POWER: &str = "powercap_agent_gpu_power_watts";
+    /// Graphics clock of a GPU, in megahertz.
+    pub const GPU_CLOCK: &str = "powercap_agent_gpu_clock_megahertz";
+    /// Power of the node's CPU packages and their memory, in watts.
+    pub const CPU_POWER: &str = "powercap_agent_cpu_power_watts";
+    /// The node's name, a label of every series.
+    pub const NODE: &str = "node";
+    /// The GPU's UUID.
+    pub const UUID: &str = "uuid";
+}
