@@ -39,6 +39,8 @@ pub mod kind {
     pub const READY: &str = "Ready";
     /// All readings that the decision needs are recent.
     pub const DATA_FRESH: &str = "DataFresh";
+    /// Sources that measure the same device agree; said only while they do not.
+    pub const SOURCES_AGREE: &str = "SourcesAgree";
     /// Power crossed the capping threshold and has not fallen below the release threshold since.
     pub const CAP_TRIGGERED: &str = "CapTriggered";
     /// Measured power is at or below the cap.

@@ -74,6 +74,10 @@ reasons! {
     NoData,
     /// Prometheus did not answer; ceilings stay as they are.
     PrometheusUnavailable,
+    /// A source tells power that no such device draws: negative, not a number, far above its maximum. It counts as missing.
+    ImplausibleReading,
+    /// Two sources tell different power of one device for longer than three collection intervals, by more than sensors err; the higher counts and nothing is relaxed.
+    SourcesDiffer,
     /// No running pod with a device matches the selector.
     NoMatchingPods,
     /// No node matches the selector.

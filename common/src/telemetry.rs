@@ -8,14 +8,6 @@ pub mod prometheus {
     pub const COLLECTION_INTERVAL_SECONDS: u32 = 5;
 }
 
-/// Our own node agents.
-pub mod agent {
-    /// Power of the node, in watts; each scraped agent has it.
-    pub const NODE_POWER_WATTS: &str = "powercap_agent_node_power_watts";
-    /// The node's name, a label of every series.
-    pub const NODE: &str = "node";
-}
-
 /// NVIDIA's DCGM exporter, 4.5.3 to 4.8.2 and its main branch of May 2026.
 pub mod dcgm {
     /// Power of a GPU, in watts.
@@ -51,4 +43,35 @@ pub mod kepler {
     pub const ZONE_PACKAGE: &str = "package";
     /// `running` or `terminated`.
     pub const STATE: &str = "state";
+}
+
+/// Kepler before 0.10: energy alone, of which the rate is power.
+pub mod kepler_legacy {
+    /// Energy of a node's CPU packages, in joules, by `package` and `mode` (idle, dynamic).
+    pub const NODE_PACKAGE_JOULES: &str = "kepler_node_package_joules_total";
+    /// Energy that a container took of the CPU packages, in joules, by `mode`. (`kepler_container_joules_total`
+    /// counts GPUs too, which the DCGM exporter tells already.)
+    pub const CONTAINER_PACKAGE_JOULES: &str = "kepler_container_package_joules_total";
+    /// The node's name, as its ServiceMonitor relabels it.
+    pub const INSTANCE: &str = "instance";
+    /// The pod's name.
+    pub const POD_NAME: &str = "pod_name";
+    /// The pod's namespace.
+    pub const CONTAINER_NAMESPACE: &str = "container_namespace";
+}
+
+/// Our own node agents; see docs/reference/metrics.md.
+pub mod agent {
+    /// Power of the node, in watts; each scraped agent has it.
+    pub const NODE_POWER: &str = "powercap_agent_node_power_watts";
+    /// Power of a GPU, in watts.
+    pub const GPU_POWER: &str = "powercap_agent_gpu_power_watts";
+    /// Graphics clock of a GPU, in megahertz.
+    pub const GPU_CLOCK: &str = "powercap_agent_gpu_clock_megahertz";
+    /// Power of the node's CPU packages and their memory, in watts.
+    pub const CPU_POWER: &str = "powercap_agent_cpu_power_watts";
+    /// The node's name, a label of every series.
+    pub const NODE: &str = "node";
+    /// The GPU's UUID.
+    pub const UUID: &str = "uuid";
 }

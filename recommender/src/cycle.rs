@@ -38,8 +38,9 @@ use crate::{
     observation::{Observation, Telemetry},
     observe::{
         Observer,
+        names::Names,
         prometheus::Prometheus,
-        telemetry::{LatestTelemetry, poll},
+        telemetry::{Inquiry, LatestTelemetry},
         tenants,
     },
 };
@@ -61,13 +62,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (metrics, registry) = Metrics::register();
     let health = Health::default();
     let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
-    let token_file = flags.prometheus_bearer_token_file.clone();
-    let prometheus = Prometheus::new(&flags.prometheus_url, token_file, flags.prometheus_timeout())?;
+    let names = names(&flags)?;
+    let prometheus = Prometheus::new(flags.access(), names.labels());
     let (stop, stopped) = watch::channel(false);
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
-    tasks.spawn(poll(prometheus, flags.cycle(), latest, Arc::clone(&changed), metrics.clone()));
+    let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest, metrics.clone());
+    tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
     let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
 
     let work = async {
@@ -104,6 +106,11 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         tracing::warn!("the lease was not given back in time; it expires");
     }
     ended
+}
+
+fn names(flags: &Flags) -> anyhow::Result<Names> {
+    let Some(path) = &flags.metric_names_file else { return Ok(Names::default()) };
+    Names::from_file(path).with_context(|| format!("the names of metrics in {}", path.display()))
 }
 
 async fn wait(mut stopped: watch::Receiver<bool>) {
@@ -247,5 +254,6 @@ impl Cycle {
         let cpus = telemetry.node_cpu.values().map(|sample| sample.at).chain(pods).min();
         self.metrics.data_age("dcgm", age(gpus));
         self.metrics.data_age("kepler", age(cpus));
+        self.metrics.data_age("agent", age(telemetry.agent_cpu.values().map(|sample| sample.at).min()));
     }
 }

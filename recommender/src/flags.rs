@@ -4,6 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use powercap_common::telemetry::prometheus;
 use powercap_process::LogFormat;
+use reqwest::header::{HeaderName, HeaderValue};
+
+use crate::observe::prometheus::Access;
 
 /// Reads power and usage, decides who is capped how much, and writes it to NodeFrequencies and to the
 /// status of policies and domains.
@@ -20,6 +23,28 @@ pub struct Flags {
     /// A file with a bearer token for Prometheus; read anew for each query, since tokens rotate.
     #[arg(long, value_name = "FILE")]
     pub prometheus_bearer_token_file: Option<PathBuf>,
+
+    /// A file with the certificates of the authorities that may have signed that of Prometheus, in the
+    /// place of the system's. Read anew for each query, as are the two below.
+    #[arg(long, value_name = "FILE")]
+    pub prometheus_ca_file: Option<PathBuf>,
+
+    /// A file with our certificate for Prometheus (mTLS).
+    #[arg(long, value_name = "FILE", requires = "prometheus_client_key_file")]
+    pub prometheus_client_certificate_file: Option<PathBuf>,
+
+    /// A file with the key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "prometheus_client_certificate_file")]
+    pub prometheus_client_key_file: Option<PathBuf>,
+
+    /// A header of every query, such as X-Scope-OrgID=TENANT for Mimir; may be given several times.
+    #[arg(long = "prometheus-header", value_name = "NAME=VALUE", value_parser = header)]
+    pub prometheus_headers: Vec<(HeaderName, HeaderValue)>,
+
+    /// A YAML file with the names of metrics and labels that differ from those of the exporters; see
+    /// docs/reference/metrics.md.
+    #[arg(long, value_name = "FILE")]
+    pub metric_names_file: Option<PathBuf>,
 
     /// How long a query may take. Decisions never wait for one.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=30_000))]
@@ -58,6 +83,11 @@ pub struct Flags {
     pub log_format: LogFormat,
 }
 
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let header = text.split_once('=').and_then(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)));
+    header.ok_or_else(|| "write NAME=VALUE, as in X-Scope-OrgID=tenant-1".to_owned())
+}
+
 /// The bounds of the field that it is written to, and 0.
 fn agent_lease_seconds(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -79,10 +109,18 @@ impl Flags {
         Duration::from_secs(self.cycle_seconds)
     }
 
-    /// The limit of a query.
+    /// Where Prometheus is, and as whom to ask.
     #[must_use]
-    pub fn prometheus_timeout(&self) -> Duration {
-        Duration::from_millis(self.prometheus_timeout_ms)
+    pub fn access(&self) -> Access {
+        let certificate = self.prometheus_client_certificate_file.clone();
+        Access {
+            url: self.prometheus_url.clone(),
+            timeout: Duration::from_millis(self.prometheus_timeout_ms),
+            token_file: self.prometheus_bearer_token_file.clone(),
+            authority_file: self.prometheus_ca_file.clone(),
+            certificate_files: certificate.zip(self.prometheus_client_key_file.clone()),
+            headers: self.prometheus_headers.iter().cloned().collect(),
+        }
     }
 
     /// The collection interval.

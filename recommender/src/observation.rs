@@ -106,12 +106,22 @@ pub struct PodFacts {
 /// The last readings of every series, kept while they are of any use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Telemetry {
-    /// By UUID.
+    /// What the DCGM exporter tells, by UUID.
     pub gpus: BTreeMap<String, GpuReading>,
+    /// What node agents tell of the same boards.
+    pub agent_gpus: BTreeMap<String, GpuReading>,
     /// CPU power of pods.
     pub pod_cpu: BTreeMap<PodName, Sample<Watts>>,
-    /// CPU power of nodes.
+    /// CPU power of nodes, by Kepler.
     pub node_cpu: BTreeMap<String, Sample<Watts>>,
+    /// CPU power of nodes, by their agents.
+    pub agent_cpu: BTreeMap<String, Sample<Watts>>,
+    /// Boards (by UUID) and nodes (for their CPUs) of which two sources tell different power.
+    pub apart: BTreeMap<String, Apart>,
+    /// What is wrong with the last readings of single boards that are none, by UUID.
+    pub gpu_rejected: BTreeMap<String, Hold>,
+    /// Likewise of CPUs, by `NODE` or `NAMESPACE/POD`.
+    pub cpu_rejected: BTreeMap<String, Hold>,
     /// When each node's agent was last scraped, as far as agents are scraped at all.
     pub agents: BTreeMap<String, Timestamp>,
     /// Whether the last question about agents was answered: if not, none is called silent.
@@ -122,7 +132,32 @@ pub struct Telemetry {
     pub cpu_problem: Option<Hold>,
 }
 
-/// One GPU as its exporter tells it.
+impl Telemetry {
+    /// Why there may be no reading of a board: what is wrong with its own, or with all.
+    #[must_use]
+    pub fn trouble_of_gpu(&self, uuid: &str) -> Option<&Hold> {
+        self.gpu_rejected.get(uuid).or(self.gpu_problem.as_ref())
+    }
+
+    /// Likewise of the CPUs of a node or of a pod.
+    #[must_use]
+    pub fn trouble_of_cpu(&self, owner: &str) -> Option<&Hold> {
+        self.cpu_rejected.get(owner).or(self.cpu_problem.as_ref())
+    }
+}
+
+/// Two sources that have told different power of one device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Apart {
+    /// Which of them tells more.
+    pub higher: Source,
+    /// Which less.
+    pub lower: Source,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// One GPU as a source tells it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GpuReading {
     /// The node that it is in.
@@ -153,6 +188,8 @@ pub enum Source {
     DcgmExporter,
     /// Kepler.
     Kepler,
+    /// The node's agent, by its own sensors.
+    Agent,
 }
 
 impl fmt::Display for Source {
@@ -160,6 +197,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::DcgmExporter => "the DCGM exporter",
             Self::Kepler => "Kepler",
+            Self::Agent => "the node agent",
         })
     }
 }
@@ -198,8 +236,14 @@ impl Observation {
     /// A reading older than this is no basis for raising anything.
     #[must_use]
     pub fn stale_after(&self) -> SignedDuration {
-        self.collection_interval.saturating_mul(3)
+        stale_after(self.collection_interval)
     }
+}
+
+/// The age at which a reading is stale, given how often the exporters collect.
+#[must_use]
+pub fn stale_after(collection_interval: SignedDuration) -> SignedDuration {
+    collection_interval.saturating_mul(3)
 }
 
 /// The sample if it is recent, else why it cannot be used. `of_what` names the device, pod or node.

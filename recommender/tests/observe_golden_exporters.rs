@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use powercap_common::units::{Megahertz, Watts};
 use powercap_recommender::{
     observation::PodName,
-    observe::{dcgm, kepler, prometheus::Element},
+    observe::{answer::Element, dcgm, kepler, names::Names},
 };
 
 /// When the scrape was, in seconds since 1970; the query is evaluated 2 s later.
@@ -33,7 +33,12 @@ fn scraped(page: &str, series: &str, honor_labels: bool) -> (Vec<Element>, Vec<E
             let renamed = !honor_labels && all.contains_key(name);
             all.insert(if renamed { format!("exported_{name}") } else { name.to_owned() }, value.to_owned());
         }
-        Element { labels: all, evaluated_at: SCRAPED_AT + 2.0, value: value.parse().unwrap() }
+        Element {
+            labels: all.into_iter().collect(),
+            others: 0,
+            evaluated_at: SCRAPED_AT + 2.0,
+            value: value.parse().unwrap(),
+        }
     });
     let elements: Vec<_> = elements.collect();
     let times = elements.iter().map(|element| Element { value: SCRAPED_AT, ..element.clone() }).collect();
@@ -50,7 +55,7 @@ fn a_page_of_the_dcgm_exporter_gives_power_clock_node_and_tenant_of_each_board()
     for honor_labels in [false, true] {
         let (power, power_times) = scraped(&page, "DCGM_FI_DEV_POWER_USAGE", honor_labels);
         let (clock, clock_times) = scraped(&page, "DCGM_FI_DEV_SM_CLOCK", honor_labels);
-        let gpus = dcgm::readings(&power, &power_times, &clock, &clock_times, now());
+        let gpus = dcgm::readings(&power, &power_times, &clock, &clock_times, now(), &Names::default().dcgm);
         assert_eq!(gpus.len(), 2);
         let train = &gpus["GPU-db01633e-c8bf-3869-28c9-419e426f98e4"];
         let tenant = PodName { namespace: "team-a".into(), name: "train-0".into() };
@@ -66,8 +71,8 @@ fn a_page_of_the_dcgm_exporter_gives_power_clock_node_and_tenant_of_each_board()
 fn a_page_of_kepler_gives_cpu_power_of_nodes_and_running_pods() {
     let page = page("kepler-0.11.4.prom");
     let (pods, pod_times) = scraped(&page, "kepler_pod_cpu_watts", false);
-    let pods = kepler::pods(&pods, &pod_times, now());
+    let pods = kepler::pods(&pods, &pod_times, now(), &Names::default());
     assert_eq!(pods[&PodName { namespace: "team-a".into(), name: "train-0".into() }].value, Watts::new(120));
     let (nodes, node_times) = scraped(&page, "kepler_node_cpu_watts", false);
-    assert_eq!(kepler::nodes(&nodes, &node_times, now())["node-1"].value, Watts::new(320));
+    assert_eq!(kepler::nodes(&nodes, &node_times, now(), &Names::default())["node-1"].value, Watts::new(320));
 }

@@ -10,11 +10,14 @@ use powercap_common::{
 };
 use powercap_recommender::{
     metrics::Metrics,
-    observation::{GpuReading, PodName, fresh},
+    observation::{GpuReading, PodName, Telemetry, fresh},
     observe::{
-        agents, dcgm, kepler,
-        prometheus::{Element, Prometheus, PrometheusError, read},
-        telemetry::{LatestTelemetry, ask_all},
+        agents,
+        answer::{Element, read},
+        dcgm, kepler,
+        names::Names,
+        prometheus::{Access, Prometheus, PrometheusError},
+        telemetry::{Inquiry, LatestTelemetry},
     },
 };
 use tokio::{
@@ -24,7 +27,7 @@ use tokio::{
 
 fn answer(file: &str) -> Vec<Element> {
     let path = format!("{}/tests/data/{file}.json", env!("CARGO_MANIFEST_DIR"));
-    read(&std::fs::read(path).unwrap()).unwrap()
+    read(std::fs::File::open(path).unwrap(), &Names::default().labels()).unwrap()
 }
 
 fn pod(name: &str) -> PodName {
@@ -38,7 +41,7 @@ fn asked_at() -> Timestamp {
 fn gpus() -> std::collections::BTreeMap<String, GpuReading> {
     let [power, power_times, clock, clock_times] =
         ["dcgm-power", "dcgm-power-times", "dcgm-clock", "dcgm-clock-times"].map(answer);
-    dcgm::readings(&power, &power_times, &clock, &clock_times, asked_at())
+    dcgm::readings(&power, &power_times, &clock, &clock_times, asked_at(), &Names::default().dcgm)
 }
 
 #[test]
@@ -64,7 +67,7 @@ fn the_exporters_own_pod_is_nobodys_tenant_and_a_shared_device_counts_once() {
 #[test]
 fn labels_that_were_not_renamed_and_old_ones_are_understood() {
     let [power, times] = ["dcgm-power-plain", "dcgm-power-plain-times"].map(answer);
-    let gpus = dcgm::readings(&power, &times, &[], &[], asked_at());
+    let gpus = dcgm::readings(&power, &times, &[], &[], asked_at(), &Names::default().dcgm);
     assert_eq!(gpus["GPU-0"].tenants, BTreeSet::from([pod("chat-0")]));
     assert_eq!(gpus["GPU-1"].tenants, BTreeSet::from([pod("chat-1")]));
     assert_eq!(gpus["GPU-0"].node.as_deref(), Some("n1"));
@@ -72,12 +75,12 @@ fn labels_that_were_not_renamed_and_old_ones_are_understood() {
 
 #[test]
 fn packages_of_a_node_add_up_and_a_sum_with_an_unknown_part_is_unknown() {
-    let nodes = kepler::nodes(&answer("kepler-node"), &answer("kepler-node-times"), asked_at());
+    let nodes = kepler::nodes(&answer("kepler-node"), &answer("kepler-node-times"), asked_at(), &Names::default());
     assert_eq!(nodes.keys().collect::<Vec<_>>(), ["n1"]);
     assert_eq!(nodes["n1"].value, Watts::new(220));
     // As old as the older of the two.
     assert_eq!(asked_at().duration_since(nodes["n1"].at).as_millis(), 4500);
-    let pods = kepler::pods(&answer("kepler-pod"), &answer("kepler-pod-times"), asked_at());
+    let pods = kepler::pods(&answer("kepler-pod"), &answer("kepler-pod-times"), asked_at(), &Names::default());
     assert_eq!(pods[&pod("chat-0")].value, Watts::from_milliwatts(31_750));
 }
 
@@ -86,21 +89,24 @@ fn what_is_no_measurement_is_no_reading() {
     for bad in ["NaN", "+Inf", "-Inf", "-3", "1e9", "1e300"] {
         let mut power = answer("dcgm-power");
         power.iter_mut().for_each(|element| element.value = bad.parse().unwrap());
-        let gpus = dcgm::readings(&power, &answer("dcgm-power-times"), &[], &[], asked_at());
+        let gpus = dcgm::readings(&power, &answer("dcgm-power-times"), &[], &[], asked_at(), &Names::default().dcgm);
         assert!(gpus.values().all(|gpu| gpu.power.is_none()), "{bad}");
     }
     // A value of which nobody knows the time.
-    assert!(dcgm::readings(&answer("dcgm-power"), &[], &[], &[], asked_at()).is_empty());
+    assert!(dcgm::readings(&answer("dcgm-power"), &[], &[], &[], asked_at(), &Names::default().dcgm).is_empty());
     // A time that is no time, and one of the future.
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 1_795_332_300.0] {
         let mut times = answer("dcgm-power-times");
         times.iter_mut().for_each(|element| element.value = bad);
-        assert!(dcgm::readings(&answer("dcgm-power"), &times, &[], &[], asked_at()).is_empty(), "{bad}");
+        assert!(
+            dcgm::readings(&answer("dcgm-power"), &times, &[], &[], asked_at(), &Names::default().dcgm).is_empty(),
+            "{bad}"
+        );
     }
     // One of the distant past is stale.
     let mut times = answer("dcgm-power-times");
     times.iter_mut().for_each(|element| element.value = 0.0);
-    let gpus = dcgm::readings(&answer("dcgm-power"), &times, &[], &[], asked_at());
+    let gpus = dcgm::readings(&answer("dcgm-power"), &times, &[], &[], asked_at(), &Names::default().dcgm);
     let stale =
         |gpu: &GpuReading| fresh(gpu.power.as_ref(), "gpu", None, asked_at(), SignedDuration::from_secs(15)).is_err();
     assert!(gpus.values().all(stale));
@@ -109,8 +115,8 @@ fn what_is_no_measurement_is_no_reading() {
 #[test]
 fn an_agent_is_heard_by_its_series() {
     let mut times = answer("kepler-node-times");
-    times.iter_mut().for_each(|element| _ = element.labels.insert("node".into(), "n1".into()));
-    let heard = agents::heard(&times[..1], asked_at());
+    times.iter_mut().for_each(|element| element.labels = [("node", "n1")].into_iter().collect());
+    let heard = agents::heard(&times[..1], asked_at(), &Names::default().agent);
     assert_eq!(asked_at().duration_since(heard["n1"]).as_millis(), 4500);
 }
 
@@ -131,6 +137,18 @@ async fn server(says: Option<&'static [u8]>) -> String {
         }
     });
     url
+}
+
+fn prometheus(url: &str, timeout: Duration) -> Prometheus {
+    Prometheus::new(Access::open(url, timeout), Names::default().labels())
+}
+
+/// What is known after one round of questions.
+async fn asked(prometheus: Prometheus) -> Telemetry {
+    let (latest, interval) = (LatestTelemetry::default(), SignedDuration::from_secs(5));
+    let mut inquiry = Inquiry::new(prometheus, Names::default(), interval, latest.clone(), Metrics::default());
+    inquiry.ask_all(asked_at()).await;
+    latest.get()
 }
 
 const EMPTY: &[u8] =
@@ -154,7 +172,7 @@ const UNREADY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_answers_are_errors_and_keep_what_was_known() {
     powercap_process::install_tls_provider();
-    let client = |url: &str| Prometheus::new(url, None, Duration::from_millis(300)).unwrap();
+    let client = |url: &str| prometheus(url, Duration::from_millis(300));
     for (says, result) in [
         (Some(PARTIAL), "partial"),
         (Some(CUT), "unreadable"),
@@ -170,9 +188,7 @@ async fn bad_answers_are_errors_and_keep_what_was_known() {
         let error = prometheus.instant("up").await.unwrap_err();
         assert_eq!(error.result(), result, "{error:?}");
 
-        let latest = LatestTelemetry::default();
-        ask_all(&prometheus, &latest, &Metrics::default()).await;
-        let telemetry = latest.get();
+        let telemetry = asked(prometheus).await;
         assert_eq!(telemetry.gpu_problem.unwrap().reason, Reason::PrometheusUnavailable, "{result}");
         assert!(!telemetry.agents_answered);
     }
@@ -183,11 +199,9 @@ async fn bad_answers_are_errors_and_keep_what_was_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_answer_is_no_data_and_not_zero_watts() {
     powercap_process::install_tls_provider();
-    let prometheus = Prometheus::new(&server(Some(EMPTY)).await, None, Duration::from_millis(500)).unwrap();
+    let prometheus = prometheus(&server(Some(EMPTY)).await, Duration::from_millis(500));
     assert_eq!(prometheus.instant("up").await.unwrap(), []);
-    let latest = LatestTelemetry::default();
-    ask_all(&prometheus, &latest, &Metrics::default()).await;
-    let telemetry = latest.get();
+    let telemetry = asked(prometheus).await;
     assert_eq!(telemetry.gpu_problem.as_ref().unwrap().reason, Reason::NoData);
     assert!(telemetry.gpus.is_empty() && telemetry.agents_answered);
 }
@@ -210,12 +224,13 @@ async fn the_bearer_token_is_read_anew_for_each_query() {
         }
         seen
     });
-    let prometheus = Prometheus::new(&url, Some(token.path().into()), Duration::from_secs(2)).unwrap();
+    let access = Access { token_file: Some(token.path().into()), ..Access::open(url, Duration::from_secs(2)) };
+    let prometheus = Prometheus::new(access, Names::default().labels());
     for word in ["first\n", "second\n"] {
         std::fs::write(token.path(), word).unwrap();
         prometheus.instant("up").await.unwrap();
     }
     assert_eq!(seen.await.unwrap(), ["authorization: bearer first", "authorization: bearer second"]);
     std::fs::remove_file(token.path()).unwrap();
-    assert!(matches!(prometheus.instant("up").await, Err(PrometheusError::ReadToken { .. })));
+    assert!(matches!(prometheus.instant("up").await, Err(PrometheusError::ReadFile { .. })));
 }

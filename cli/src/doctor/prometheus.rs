@@ -26,7 +26,7 @@ pub async fn read(client: &Client, url: &str) -> Answer<Series> {
     let [boards, cpus, agents] = [
         format!("timestamp({})", dcgm::POWER_USAGE),
         format!("timestamp({}{{{zone}}})", kepler::NODE_CPU_WATTS),
-        format!("timestamp({})", agent::NODE_POWER_WATTS),
+        format!("timestamp({})", agent::NODE_POWER),
     ];
     let changes = format!("max(changes({}[{CHANGES_WITHIN_SECONDS}s]))", dcgm::POWER_USAGE);
     let (boards, cpus, agents, changes, intervals) = tokio::join!(

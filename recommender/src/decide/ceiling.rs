@@ -40,6 +40,17 @@ pub enum Pressure {
     Hold,
 }
 
+impl Pressure {
+    /// The same, unless it relaxes and `doubtful` readings ask for it.
+    #[must_use]
+    pub fn unless(self, doubtful: bool) -> Self {
+        match self {
+            Self::Relax | Self::RelaxAtOnce if doubtful => Self::Hold,
+            pressure => pressure,
+        }
+    }
+}
+
 /// The clocks that the devices can be held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {

@@ -1,6 +1,9 @@
 //! Domains: which nodes share a budget, what each is wished, and what people are told.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,10 +19,11 @@ use super::{
     brake,
     fleet::Fleet,
     grants::Budget,
+    readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
 };
-use crate::observation::{Hold, Observation, fresh};
+use crate::observation::{Apart, Hold, Observation};
 
 /// A domain as written, as understood, and where it stands. Nodes and domains are told by their index.
 pub struct DomainView {
@@ -146,9 +150,9 @@ pub fn report(
     let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
-    let power = measured(view, fleet, domain, observation, now);
+    let power = measured(view, domain, Readings { fleet, observation, now });
     match &power {
-        Ok((power, _)) => {
+        Ok(Measured { power, apart, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };
             let shown = steady(status.current_power_watts, *power, &bounds);
             status.current_power_watts = Some(shown);
@@ -160,6 +164,12 @@ pub fn report(
             };
             let message = format!("{shown} W (unmanaged included) is {word} the cap of {} W", domain.cap.floor());
             say(&mut status.conditions, kind::WITHIN_CAP, (*power <= domain.cap).into(), reason, message);
+            match differences(apart) {
+                Some(message) => {
+                    say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+                }
+                None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
+            }
         }
         Err(hold) => {
             status.current_power_watts = None;
@@ -171,7 +181,7 @@ pub fn report(
     let (feasible, reason, message) = feasibility(view, fleet, domain);
     say(&mut status.conditions, kind::FEASIBLE, feasible, reason, message);
     let settled = matches!(ready_reason, Reason::GrantsFit | Reason::AgentSilent);
-    let measured_at = power.as_ref().ok().map(|(_, at)| *at);
+    let measured_at = power.as_ref().ok().map(|measured| measured.oldest);
     status.brake = brake::next(status.brake.as_ref(), &status.conditions, settled, measured_at);
     match &status.brake {
         Some(brake) => {
@@ -181,7 +191,7 @@ pub fn report(
         }
         None => status.conditions.retain(|condition| condition.type_ != kind::BRAKED),
     }
-    DomainReport { status, power: power.ok().map(|(power, _)| power) }
+    DomainReport { status, power: power.ok().map(|measured| measured.power) }
 }
 
 fn place(view: &DomainView, names: &[&str]) -> (Truth, Reason, String) {
@@ -265,47 +275,43 @@ fn readiness(
     }
 }
 
-/// Power at the meter, by the readings of every device and the rule for what stands beside them, and when
-/// the oldest of them was taken.
-fn measured(
-    view: &DomainView,
-    fleet: &Fleet<'_>,
-    domain: &Domain,
-    observation: &Observation,
-    now: Timestamp,
-) -> Result<(Watts, Timestamp), Hold> {
-    let mut oldest = now;
+/// Power at the meter.
+struct Measured<'a> {
+    power: Watts,
+    /// When the oldest reading was taken.
+    oldest: Timestamp,
+    /// Devices of which two sources tell different power.
+    apart: Vec<(String, &'a Apart)>,
+}
+
+/// By the readings of every device and the rule for what stands beside them.
+fn measured<'a>(view: &DomainView, domain: &Domain, readings: Readings<'a>) -> Result<Measured<'a>, Hold> {
     if view.members.is_empty() {
         return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
     }
-    let (telemetry, stale_after) = (&observation.telemetry, observation.stale_after());
+    let Readings { fleet, observation, now } = readings;
+    let (mut oldest, mut apart) = (now, Vec::new());
     let members: BTreeSet<_> = view.members.iter().copied().collect();
     let mut devices = vec![Watts::ZERO; fleet.nodes.len()];
-    let expected = fleet.boards.iter().filter(|(_, (at, _))| members.contains(at)).map(|(uuid, _)| *uuid);
-    let seen = telemetry
-        .gpus
-        .iter()
-        .filter(|(uuid, reading)| fleet.node_of_gpu(uuid, Some(reading)).is_some_and(|at| members.contains(&at)));
-    let uuids: BTreeSet<&str> = expected.chain(seen.map(|(uuid, _)| uuid.as_str())).collect();
-    for uuid in uuids {
-        let reading = telemetry.gpus.get(uuid);
-        let power = reading.and_then(|reading| reading.power.as_ref());
-        let Some(at) = fleet.node_of_gpu(uuid, reading) else { continue };
-        let what = format!("{uuid} on {}", fleet.nodes[at].name);
-        let sample = fresh(power, &what, telemetry.gpu_problem.as_ref(), now, stale_after)?;
-        devices[at] = devices[at] + sample.value;
-        oldest = oldest.min(sample.at);
+    let expected = fleet.boards.keys().map(|uuid| (*uuid, None));
+    let seen = observation.telemetry.gpus.iter().map(|(uuid, reading)| (uuid.as_str(), Some(reading)));
+    let places = expected.chain(seen).filter_map(|(uuid, reading)| Some((uuid, fleet.node_of_gpu(uuid, reading)?)));
+    let places: BTreeMap<_, _> = places.filter(|(_, at)| members.contains(at)).collect();
+    for (uuid, at) in places {
+        let counted = readings.of_board(uuid)?;
+        devices[at] = devices[at] + counted.power.value;
+        oldest = oldest.min(counted.power.at);
+        apart.extend(counted.apart.map(|apart| (format!("{uuid} on {}", fleet.nodes[at].name), apart)));
     }
-    let mut sum = domain.unmanaged + view.unmanaged_within;
+    let mut power = domain.unmanaged + view.unmanaged_within;
     for &at in &view.members {
         let name = fleet.nodes[at].name;
-        let cpus = telemetry.node_cpu.get(name);
-        let what = format!("the CPUs of {name}");
-        let cpus = fresh(cpus, &what, telemetry.cpu_problem.as_ref(), now, stale_after)?;
-        sum = sum + fleet.nodes[at].overhead.node_power(devices[at] + cpus.value);
-        oldest = oldest.min(cpus.at);
+        let cpus = readings.of_cpus(name)?;
+        power = power + fleet.nodes[at].overhead.node_power(devices[at] + cpus.power.value);
+        oldest = oldest.min(cpus.power.at);
+        apart.extend(cpus.apart.map(|apart| (format!("the CPUs of {name}"), apart)));
     }
-    Ok((sum, oldest))
+    Ok(Measured { power, oldest, apart })
 }
 
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {

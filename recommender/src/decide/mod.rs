@@ -20,6 +20,7 @@ pub mod grants;
 mod node;
 mod policy;
 pub mod promise;
+mod readings;
 mod report;
 mod steady;
 mod tree;
@@ -35,7 +36,9 @@ use powercap_common::{
 };
 
 pub use self::node::NodeWrite;
-use self::{boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView};
+use self::{
+    boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
+};
 use crate::observation::{Observation, PodFacts};
 
 /// What is to be written, and what the decision knows for metrics.
@@ -94,10 +97,11 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
-    let policies = judge(observation, &fleet, now, &mut plan);
+    let readings = Readings { fleet: &fleet, observation, now };
+    let policies = judge(readings, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
-    plan.nodes = node::writes(&decided, &fleet, observation, now);
+    plan.nodes = node::writes(&decided, readings);
     plan.initialized = boot_taint::initialized(&fleet);
     report_domains(&domains, &grants, &fleet, observation, now, &mut plan);
     plan
@@ -112,12 +116,8 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 }
 
 /// Judges every policy, and puts the changed statuses into the plan.
-fn judge<'a>(
-    observation: &'a Observation,
-    fleet: &Fleet<'a>,
-    now: Timestamp,
-    plan: &mut Plan,
-) -> Vec<(PolicyView<'a>, Option<policy::Verdict>)> {
+fn judge<'a>(readings: Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
+    let Readings { fleet, observation, now } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<&PodFacts>>::new();
     for pod in &observation.pods {
         pods_in.entry(&pod.name.namespace).or_default().push(pod);
@@ -133,7 +133,7 @@ fn judge<'a>(
         let pods = pods_in.get(namespace.as_str()).map(Vec::as_slice).unwrap_or_default();
         let view = PolicyView::of(object, pods, fleet, observation);
         let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
-        let verdict = active.map(|policy| policy::judge(&view, policy, fleet, observation, now));
+        let verdict = active.map(|policy| policy::judge(&view, policy, readings));
         let status = match active.zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
                 let figures = (policy.cap, verdict.power.as_ref().ok().copied());

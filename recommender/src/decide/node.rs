@@ -17,8 +17,9 @@ use super::{
     grants::Holding,
     policy::{PolicyView, Verdict},
     promise,
+    readings::Readings,
 };
-use crate::observation::{Observation, PodName, fresh};
+use crate::observation::{Observation, PodName};
 
 /// CPUs are slowed no further than this share of their highest clock: devices starve without them.
 const CPU_FLOOR: f64 = 0.6;
@@ -45,17 +46,13 @@ pub struct Decided<'a> {
     /// Each node's grant, by index.
     pub grants: &'a [Option<Watts>],
     /// The policies, each with what it asks for (none when it is off or not understood).
-    pub policies: &'a [(PolicyView<'a>, Option<Verdict>)],
+    pub policies: &'a [(PolicyView<'a>, Option<Verdict<'a>>)],
 }
 
 /// The changed specs.
-pub fn writes(
-    decided: &Decided<'_>,
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: jiff::Timestamp,
-) -> Vec<NodeWrite> {
-    let mut gpus = gpu_ceilings(decided, fleet, observation, now);
+pub fn writes(decided: &Decided<'_>, readings: Readings<'_>) -> Vec<NodeWrite> {
+    let Readings { fleet, observation, .. } = readings;
+    let mut gpus = gpu_ceilings(decided, readings);
     let mut hosts = vec![false; fleet.nodes.len()];
     for (view, _) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
         for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
@@ -180,12 +177,8 @@ fn cpu_ceilings(at: usize, grant: Option<Watts>, domains: &[&DomainView], fleet:
 }
 
 /// The ceilings of each node's GPUs, by UUID: the lowest of what policies ask for.
-fn gpu_ceilings(
-    decided: &Decided<'_>,
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: jiff::Timestamp,
-) -> Vec<BTreeMap<String, GpuCeiling>> {
+fn gpu_ceilings(decided: &Decided<'_>, readings: Readings<'_>) -> Vec<BTreeMap<String, GpuCeiling>> {
+    let Readings { fleet, observation, .. } = readings;
     let mut nodes = vec![BTreeMap::new(); fleet.nodes.len()];
     let mut ask = |at: usize, ceiling: GpuCeiling| {
         let ceilings: &mut BTreeMap<String, GpuCeiling> = &mut nodes[at];
@@ -195,7 +188,7 @@ fn gpu_ceilings(
     let groups = groups(fleet, observation);
     let set_by: BTreeMap<_, _> = decided.policies.iter().map(|(view, _)| (view.set_by(), view)).collect();
     for (uuid, (at, ceiling)) in &fleet.ceilings {
-        if set_by.get(&ceiling.set_by).is_some_and(|view| stands(view, uuid, *at, fleet, observation, now)) {
+        if set_by.get(&ceiling.set_by).is_some_and(|view| stands(view, uuid, *at, readings)) {
             ask(*at, (*ceiling).clone());
         }
     }
@@ -240,14 +233,8 @@ fn groups<'a>(fleet: &Fleet<'a>, observation: &'a Observation) -> BTreeMap<&'a s
 }
 
 /// Whether a ceiling that a policy set earlier stands although the policy does not ask for it now.
-fn stands(
-    view: &PolicyView<'_>,
-    uuid: &str,
-    at: usize,
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: jiff::Timestamp,
-) -> bool {
+pub fn stands(view: &PolicyView<'_>, uuid: &str, at: usize, readings: Readings<'_>) -> bool {
+    let Readings { fleet, observation, .. } = readings;
     if view.policy.is_err() {
         return true;
     }
@@ -257,12 +244,9 @@ fn stands(
         return false;
     }
     // The policy still has pods on this node, and nobody says whose the device is: labels get lost.
-    let telemetry = &observation.telemetry;
-    let others = telemetry.gpus.get(uuid).is_some_and(|reading| {
-        fresh(reading.power.as_ref(), uuid, None, now, observation.stale_after()).is_ok()
-            && !fleet.running_tenants(reading).is_empty()
-    });
-    !others
+    let reading = observation.telemetry.gpus.get(uuid);
+    let others = reading.is_some_and(|reading| !fleet.running_tenants(reading).is_empty());
+    !(others && readings.of_board(uuid).is_ok())
 }
 
 /// Of two ceilings of one device the lower in each respect; the lower clock names who is to be asked.

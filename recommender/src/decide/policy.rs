@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use powercap_common::{
-    api::{Mode, PowerCappingPolicy, PowerScope},
+    api::{GpuCeiling, Mode, PowerCappingPolicy, PowerScope},
     condition::{self, Truth, kind},
     policy::{Policy, PolicyError},
     reason::Reason,
@@ -18,9 +18,11 @@ use powercap_common::{
 use super::{
     ceiling::{self, Loaded, Pressure, Range},
     fleet::{self, Fleet},
+    node,
+    readings::Readings,
     uniform,
 };
-use crate::observation::{GpuReading, Hold, Observation, PodFacts, PodName, Sample, fresh};
+use crate::observation::{Apart, GpuReading, Hold, Observation, PodFacts, PodName, fresh};
 
 /// After a change of a ceiling, readings younger than this may still be of before: the clock lock takes
 /// some 100 ms and a board's power is an average over a second.
@@ -46,9 +48,13 @@ pub struct PolicyView<'a> {
 }
 
 /// What a policy asks for, and what it found.
-pub struct Verdict {
+pub struct Verdict<'a> {
     /// Its power, or why it is not known.
     pub power: Result<Watts, Hold>,
+    /// Whether the clocks of its devices are known; without them the ceiling stays as it is.
+    pub clocks: Result<(), Hold>,
+    /// Its devices of which two sources tell different power.
+    pub apart: Vec<(String, &'a Apart)>,
     /// Whether capping is triggered.
     pub triggered: Truth,
     /// The power limit of each of its devices.
@@ -97,6 +103,12 @@ impl<'a> PolicyView<'a> {
         self.policy.as_ref().is_ok_and(|policy| policy.mode == Mode::Enforce)
     }
 
+    /// Whether a pod asks for GPUs and no device names it.
+    fn is_without_device(&self, pod: &PodFacts) -> bool {
+        let mut seen = self.devices.values().copied().chain(self.shared.values().map(|(reading, _)| *reading));
+        pod.gpus > 0 && !seen.any(|reading| reading.tenants.contains(&pod.name))
+    }
+
     /// As it stands in `setBy`, even when the spec cannot be understood.
     pub fn set_by(&self) -> String {
         let metadata = &self.object.metadata;
@@ -106,40 +118,44 @@ impl<'a> PolicyView<'a> {
 }
 
 /// Judges one policy that is understood and not off.
-pub fn judge(
-    view: &PolicyView<'_>,
-    policy: &Policy,
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: Timestamp,
-) -> Verdict {
+pub fn judge<'a>(view: &PolicyView<'_>, policy: &Policy, readings: Readings<'a>) -> Verdict<'a> {
+    let Readings { fleet, observation, now } = readings;
     let old = view.object.status.clone().unwrap_or_default();
     let host = host_power(view, policy, observation, now);
-    let devices = device_power(view, observation, now);
-    let shared: Watts =
-        view.shared.values().filter_map(|(reading, part)| reading.power.map(|power| power.value.scaled(*part))).sum();
-    let power = match (&devices, &host) {
-        (Ok(devices), Ok(host)) => Ok(*devices + *host),
-        (Err(hold), _) | (_, Err(hold)) => Err(hold.clone()),
+    let lost = lost(view, readings);
+    let devices = device_power(view, &lost, readings);
+    let parts = shared_power(view, readings);
+    let power = match (&devices, &parts, &host) {
+        (Ok(devices), Ok(parts), Ok(host)) => Ok(*devices + *parts + *host),
+        (Err(hold), _, _) | (_, Err(hold), _) | (_, _, Err(hold)) => Err(hold.clone()),
     };
 
     let reserved = reserved(policy, view.devices.len(), old.recommended_device_watts, host.as_ref().ok().copied());
-    let for_devices = policy.cap.saturating_sub(reserved).saturating_sub(shared);
+    let kept: Watts = lost.values().map(|ceiling| kept(ceiling, fleet)).sum();
+    let shared = parts.as_ref().ok().copied().unwrap_or_default();
+    let for_devices = policy.cap.saturating_sub(reserved).saturating_sub(shared).saturating_sub(kept);
     let boards: Vec<_> = view.devices.keys().map(|uuid| fleet.boards.get(uuid).map(|(_, board)| *board)).collect();
     let maxima: Vec<_> =
         boards.iter().map(|board| board.map(|board| Watts::new(board.max_power_limit_watts))).collect();
     let shares = uniform::shares(for_devices, &maxima).into_iter().map(|share| share.max(Watts::new(1)));
-    let limits: BTreeMap<_, _> = view.devices.keys().map(|uuid| (*uuid).to_owned()).zip(shares).collect();
+    let blind = parts.is_err() || !lost.is_empty();
+    let limit = |(uuid, share): (&&str, Watts)| {
+        // Others may draw what they did while nobody tells: nothing is raised on that.
+        let standing = fleet.ceilings.get(uuid).filter(|_| blind).and_then(|(_, ceiling)| ceiling.power_limit_watts);
+        ((*uuid).to_owned(), standing.map_or(share, |standing| share.min(Watts::new(standing))))
+    };
+    let limits: BTreeMap<_, _> = view.devices.keys().zip(shares).map(limit).collect();
 
     let triggered = triggered(policy, &power, condition::truth(&old.conditions, kind::CAP_TRIGGERED));
     let target = policy.capping_threshold.saturating_sub(host.unwrap_or(reserved)).saturating_sub(shared);
     let present = present_ceiling(view, fleet, old.recommended_max_megahertz);
     let edited = old.observed_generation.is_some() && old.observed_generation != view.object.metadata.generation;
     let last_change = observation.steps.get(&policy.id).copied();
-    let ceiling = match loads(view, fleet, observation, now) {
+    let apart = apart(view, readings);
+    let ceiling = match loads(view, readings).filter(|_| lost.is_empty()) {
         Some((loads, oldest)) => {
             let settled = last_change.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
-            let pressure = pressure(policy, &power, edited, settled);
+            let pressure = pressure(policy, &power, edited, settled).unless(!apart.is_empty());
             ceiling::next(present, pressure, &loads, target, range(&boards))
         }
         // Without readings everything stays as it is.
@@ -147,7 +163,8 @@ pub fn judge(
     };
     let changed_at = if ceiling == present { last_change } else { Some(now) };
     let floor = boards.iter().map(|board| board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
-    Verdict { power, triggered, limits, ceiling, changed_at, floor, for_devices }
+    let clocks = clocks(view, readings);
+    Verdict { power, clocks, apart, triggered, limits, ceiling, changed_at, floor, for_devices }
 }
 
 fn pressure(policy: &Policy, power: &Result<Watts, Hold>, edited: bool, settled: bool) -> Pressure {
@@ -181,35 +198,85 @@ fn host_power(
     }
     let telemetry = &observation.telemetry;
     let of_pod = |pod: &&PodName| {
-        let what = format!("the CPU use of pod {pod}");
-        let sample = telemetry.pod_cpu.get(*pod);
-        fresh(sample, &what, telemetry.cpu_problem.as_ref(), now, observation.stale_after()).map(|sample| sample.value)
+        let (name, what) = (pod.to_string(), format!("the CPU use of pod {pod}"));
+        let (sample, trouble) = (telemetry.pod_cpu.get(*pod), telemetry.trouble_of_cpu(&name));
+        fresh(sample, &what, trouble, now, observation.stale_after()).map(|sample| sample.value)
     };
     view.pods.keys().map(of_pod).sum()
 }
 
-/// Power of the pods' devices; of shared ones, the policy's part.
-fn device_power(view: &PolicyView<'_>, observation: &Observation, now: Timestamp) -> Result<Watts, Hold> {
-    let problem = observation.telemetry.gpu_problem.as_ref();
+/// Power of the pods' own devices.
+fn device_power(
+    view: &PolicyView<'_>,
+    lost: &BTreeMap<&str, &GpuCeiling>,
+    readings: Readings<'_>,
+) -> Result<Watts, Hold> {
+    let problem = readings.observation.telemetry.gpu_problem.as_ref();
     if let Some(problem) = problem.filter(|_| !view.pods.is_empty() && view.devices.is_empty()) {
         return Err(problem.clone());
     }
-    for pod in view.pods.values().filter(|pod| pod.gpus > 0) {
-        let seen = view.devices.values().chain(view.shared.values().map(|(reading, _)| reading));
-        if !seen.into_iter().any(|reading| reading.tenants.contains(&pod.name)) {
-            let nothing = || Hold::new(Reason::NoData, format!("no reading names a GPU of pod {}", pod.name));
-            return Err(problem.cloned().unwrap_or_else(nothing));
+    let nothing = |what: String| problem.cloned().unwrap_or_else(|| Hold::new(Reason::NoData, what));
+    if let Some(pod) = view.pods.values().find(|pod| view.is_without_device(pod)) {
+        return Err(nothing(format!("no reading names a GPU of pod {}", pod.name)));
+    }
+    if let Some(uuid) = lost.keys().next() {
+        let trouble = readings.observation.telemetry.gpu_rejected.get(*uuid).cloned();
+        return Err(trouble.unwrap_or_else(|| nothing(format!("no reading tells any more whose {uuid} is"))));
+    }
+    view.devices.keys().map(|uuid| Ok(readings.of_board(uuid)?.power.value)).sum()
+}
+
+/// The policy's part of the power of devices that it shares.
+fn shared_power(view: &PolicyView<'_>, readings: Readings<'_>) -> Result<Watts, Hold> {
+    let part = |(uuid, (_, part)): (&&str, &(_, f64))| Ok(readings.of_board(uuid)?.power.value.scaled(*part));
+    view.shared.iter().map(part).sum()
+}
+
+/// Devices that the policy has put a ceiling on and of which nobody tells any more whose they are. The pods
+/// may still use them: what they may draw is not for the other devices.
+fn lost<'a>(view: &PolicyView<'_>, readings: Readings<'a>) -> BTreeMap<&'a str, &'a GpuCeiling> {
+    let Readings { fleet, observation, now } = readings;
+    let set_by = view.set_by();
+    let ours = fleet.ceilings.iter().filter(|(_, (_, ceiling))| view.enforces() && ceiling.set_by == set_by);
+    let lost = ours.filter(|(uuid, (at, _))| {
+        let node = &fleet.nodes[*at];
+        let agent = node.frequencies.and_then(|object| object.status.as_ref());
+        let agent = agent.filter(|_| !observation.agent_is_silent(node.name, node.frequencies, now));
+        // Its agent knows whose it is, or that it is there no more.
+        let known = agent.is_some_and(|status| match fleet.boards.get(*uuid) {
+            Some((_, board)) => board.tenants.is_some(),
+            None => !status.gpus.is_empty(),
+        });
+        let here = |pod: &&&PodFacts| fleet.node(&pod.node) == Some(*at);
+        let in_search = || view.pods.values().filter(here).any(|pod| view.is_without_device(pod));
+        !known
+            && node::stands(view, uuid, *at, readings)
+            && (in_search() || observation.telemetry.gpus.get(**uuid).is_none_or(|gpu| gpu.power.is_none()))
+    });
+    lost.map(|(uuid, (_, ceiling))| (*uuid, *ceiling)).collect()
+}
+
+/// What a lost device may draw.
+fn kept(ceiling: &GpuCeiling, fleet: &Fleet<'_>) -> Watts {
+    let most = || fleet.boards.get(ceiling.uuid.as_str()).map(|(_, board)| board.max_power_limit_watts);
+    ceiling.power_limit_watts.or_else(most).map(Watts::new).unwrap_or_default()
+}
+
+/// Devices of which two sources tell different power.
+fn apart<'a>(view: &PolicyView<'_>, readings: Readings<'a>) -> Vec<(String, &'a Apart)> {
+    let of = |uuid: &&str| Some(((*uuid).to_owned(), readings.of_board(uuid).ok()?.apart?));
+    view.devices.keys().chain(view.shared.keys()).filter_map(of).collect()
+}
+
+/// Whether every device's clock is known.
+fn clocks(view: &PolicyView<'_>, readings: Readings<'_>) -> Result<(), Hold> {
+    for uuid in view.devices.keys() {
+        let clock = readings.of_board(uuid)?.clock;
+        if !clock.is_some_and(|clock| readings.recent(clock.at)) {
+            return Err(Hold::new(Reason::NoData, format!("no recent reading of the clock of {uuid}")));
         }
     }
-    let whole = view.devices.iter().map(|(uuid, reading)| (*uuid, *reading, 1.0));
-    let parts = view.shared.iter().map(|(uuid, (reading, part))| (*uuid, *reading, *part));
-    whole
-        .chain(parts)
-        .map(|(uuid, reading, part)| {
-            let sample = fresh(reading.power.as_ref(), uuid, problem, now, observation.stale_after())?;
-            Ok(sample.value.scaled(part))
-        })
-        .sum()
+    Ok(())
 }
 
 /// Watts of the cap that are kept for CPUs. They move in steps, so that limits do not follow every
@@ -240,20 +307,15 @@ fn present_ceiling(view: &PolicyView<'_>, fleet: &Fleet<'_>, reported: Option<u3
 
 /// Power and clock of every device of the same moment, and the oldest of these moments; `None` unless
 /// all of them are recent.
-fn loads(
-    view: &PolicyView<'_>,
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: Timestamp,
-) -> Option<(Vec<Loaded>, Timestamp)> {
-    let recent = |at: Timestamp| now.duration_since(at).abs() <= observation.stale_after();
-    let loaded = |(uuid, reading): (&&str, &&GpuReading)| {
-        let (power, clock): (Sample<Watts>, Sample<Megahertz>) = reading.power.zip(reading.clock)?;
-        let usable = recent(power.at) && power.at.duration_since(clock.at).abs() <= SAME_MOMENT;
-        let idle = fleet.boards.get(uuid).map_or(UNKNOWN_IDLE, |(_, board)| fleet::idle(board));
+fn loads(view: &PolicyView<'_>, readings: Readings<'_>) -> Option<(Vec<Loaded>, Timestamp)> {
+    let loaded = |uuid: &&str| {
+        let counted = readings.of_board(uuid).ok()?;
+        let (power, clock) = (counted.power, counted.clock?);
+        let usable = power.at.duration_since(clock.at).abs() <= SAME_MOMENT;
+        let idle = readings.fleet.boards.get(uuid).map_or(UNKNOWN_IDLE, |(_, board)| fleet::idle(board));
         usable.then_some((Loaded { power: power.value, clock: clock.value, idle }, power.at))
     };
-    let loads: Vec<_> = view.devices.iter().map(loaded).collect::<Option<_>>()?;
+    let loads: Vec<_> = view.devices.keys().map(loaded).collect::<Option<_>>()?;
     let oldest = loads.iter().map(|(_, at)| *at).min()?;
     Some((loads.into_iter().map(|(load, _)| load).collect(), oldest))
 }

@@ -11,11 +11,17 @@ use powercap_common::{
 
 use super::{
     policy::{PolicyView, Verdict},
+    readings::differences,
     steady::{Bounds, steady},
 };
 
 /// The status of a policy that could be judged.
-pub fn judged(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict, now: Timestamp) -> PowerCappingPolicyStatus {
+pub fn judged(
+    view: &PolicyView<'_>,
+    policy: &Policy,
+    verdict: &Verdict<'_>,
+    now: Timestamp,
+) -> PowerCappingPolicyStatus {
     let mut status = beginning(view);
     let mut say = teller(view, now);
     let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len());
@@ -32,8 +38,23 @@ pub fn judged(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict, now: Ti
             let edges = [policy.cap, policy.capping_threshold, policy.release_threshold];
             let shown = steady(status.current_power_watts, *power, &Bounds { edges: &edges });
             status.current_power_watts = Some(shown);
-            let message = format!("recent readings of every device ({devices}) of the pods ({pods})");
-            say(&mut status, kind::DATA_FRESH, Truth::True, Reason::DataFresh, message);
+            match &verdict.clocks {
+                Ok(()) => {
+                    let message = format!("recent readings of every device ({devices}) of the pods ({pods})");
+                    say(&mut status, kind::DATA_FRESH, Truth::True, Reason::DataFresh, message);
+                }
+                Err(hold) => {
+                    let message = format!("{}; the clock ceiling stays as it is", hold.message);
+                    say(&mut status, kind::DATA_FRESH, Truth::False, hold.reason, message);
+                }
+            }
+            match differences(&verdict.apart) {
+                Some(message) => {
+                    let message = format!("{message} and no ceiling is relaxed");
+                    say(&mut status, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+                }
+                None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
+            }
             let (reason, message) = match (verdict.triggered, verdict.ceiling) {
                 (Truth::True, Some(ceiling)) => (
                     Reason::ThresholdCrossed,

@@ -1,27 +1,86 @@
-//! Which node agents are alive, by the series that Prometheus scrapes of them: sooner than by their
-//! status, which they write only when something changes.
+//! What node agents say in the series that Prometheus scrapes of them: that they are alive, sooner than by
+//! their status, which they write only when something changes; and what their devices draw, by their own
+//! sensors.
+//!
+//! Must hold: what an agent does not know it tells as NaN, which is no reading and no fault.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use powercap_common::units::Watts;
 
 use super::{
-    dcgm::{age, before},
-    prometheus::Element,
+    answer::Element,
+    dcgm::{age, before, megahertz},
+    names::AgentNames,
 };
+use crate::observation::{GpuReading, Sample, Source};
 
-/// The label that names the node; agents put it on all their series.
-const NODE: &str = "node";
-
-/// The query: when each agent's power was last scraped.
+/// The queries: when each agent was last scraped, power and clocks of its boards, power of its CPUs.
 #[must_use]
-pub fn query() -> String {
-    "timestamp(powercap_agent_node_power_watts)".to_owned()
+pub fn queries(names: &AgentNames) -> [String; 4] {
+    let AgentNames { node_watts, gpu_watts, gpu_clock, cpu_watts, .. } = names;
+    [format!("timestamp({node_watts})"), gpu_watts.to_string(), gpu_clock.to_string(), cpu_watts.to_string()]
 }
 
 /// When each node's agent was last heard of, on our clock.
 #[must_use]
-pub fn heard(times: &[Element], asked_at: Timestamp) -> BTreeMap<String, Timestamp> {
-    let heard = |element: &Element| Some((element.labels.get(NODE)?.clone(), before(asked_at, age(element)?)));
+pub fn heard(times: &[Element], asked_at: Timestamp, names: &AgentNames) -> BTreeMap<String, Timestamp> {
+    let heard = |element: &Element| {
+        let node = element.labels.get(names.node.as_str())?;
+        Some((node.to_owned(), before(asked_at, age(element)?)))
+    };
     times.iter().filter_map(heard).collect()
+}
+
+/// Power and clock of boards, by UUID. All series of an agent are of one scrape, so that one of `times`
+/// dates them all.
+#[must_use]
+pub fn gpus(
+    times: &[Element],
+    power: &[Element],
+    clock: &[Element],
+    asked_at: Timestamp,
+    names: &AgentNames,
+) -> BTreeMap<String, GpuReading> {
+    let mut gpus = BTreeMap::<String, GpuReading>::new();
+    let dated = dated(times, asked_at);
+    let uuid = names.uuid.as_str();
+    for element in power {
+        let Some(value) = Watts::from_measurement(element.value) else { continue };
+        let Some((uuid, at)) = element.labels.get(uuid).zip(dated(element, Some(uuid))) else { continue };
+        let gpu = gpus.entry(uuid.to_owned()).or_default();
+        gpu.node = element.labels.get(names.node.as_str()).map(ToOwned::to_owned);
+        gpu.power = Some(Sample { value, at, source: Source::Agent });
+    }
+    for element in clock {
+        let Some(value) = megahertz(element.value) else { continue };
+        let Some((uuid, at)) = element.labels.get(uuid).zip(dated(element, Some(uuid))) else { continue };
+        gpus.entry(uuid.to_owned()).or_default().clock = Some(Sample { value, at, source: Source::Agent });
+    }
+    gpus
+}
+
+/// CPU power of each node.
+#[must_use]
+pub fn cpus(
+    times: &[Element],
+    power: &[Element],
+    asked_at: Timestamp,
+    names: &AgentNames,
+) -> BTreeMap<String, Sample<Watts>> {
+    let dated = dated(times, asked_at);
+    let readings = power.iter().filter_map(|element| {
+        let value = Watts::from_measurement(element.value)?;
+        let node = element.labels.get(names.node.as_str())?;
+        Some((node.to_owned(), Sample { value, at: dated(element, None)?, source: Source::Agent }))
+    });
+    readings.collect()
+}
+
+/// When the target of a series was scraped; the label `but` is the series' own.
+fn dated<'a>(times: &'a [Element], asked_at: Timestamp) -> impl Fn(&'a Element, Option<&str>) -> Option<Timestamp> {
+    let of_target = |time: &'a Element| Some((time.identity(None), before(asked_at, age(time)?)));
+    let scraped: BTreeMap<_, _> = times.iter().filter_map(of_target).collect();
+    move |element, but| scraped.get(&element.identity(but)).copied()
 }

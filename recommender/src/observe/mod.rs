@@ -3,8 +3,11 @@
 //! Must hold: a cache that is not synced, or a watch that broke, never looks like an empty cluster.
 
 pub mod agents;
+pub mod answer;
 pub mod dcgm;
+pub mod differences;
 pub mod kepler;
+pub mod names;
 pub mod prometheus;
 pub mod resources;
 pub mod telemetry;

@@ -2,35 +2,29 @@
 //!
 //! Must hold: an answer that is not complete is an error, never an empty vector: a warning (Thanos and
 //! Mimir send one with a partial answer), a cut body, another status. What the caller makes of an empty
-//! vector is its own affair, but it is never zero watts.
+//! vector is its own affair, but it is never zero watts. An answer is never held whole in memory.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use serde::Deserialize;
+use reqwest::{Certificate, Identity, Response, header::HeaderMap};
+use tokio::sync::mpsc;
 
-/// Labels of one series.
-pub type SeriesLabels = BTreeMap<String, String>;
-
-/// One element of an instant vector.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Element {
-    /// The series.
-    pub labels: SeriesLabels,
-    /// When the query was evaluated, on Prometheus's clock, in seconds since 1970.
-    pub evaluated_at: f64,
-    /// The value; NaN and infinities are passed on as they are.
-    pub value: f64,
-}
+use super::answer::{self, Element, Kept};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum PrometheusError {
-    /// The client could not be made.
+    /// The client could not be made: a certificate or key that is none.
     #[error("cannot make an HTTP client")]
     MakeClient(#[source] reqwest::Error),
-    /// The token's file.
-    #[error("cannot read the bearer token in {path}")]
-    ReadToken {
+    /// The file of a token, certificate or key.
+    #[error("cannot read {path}")]
+    ReadFile {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -68,7 +62,7 @@ impl PrometheusError {
     pub fn result(&self) -> &'static str {
         match self {
             Self::MakeClient(_) => "client",
-            Self::ReadToken { .. } => "token",
+            Self::ReadFile { .. } => "file",
             Self::Send(_) => "unreachable",
             Self::Timeout(_) => "timeout",
             Self::Status { .. } => "status",
@@ -80,30 +74,57 @@ impl PrometheusError {
 
 /// 8,000 boards with generous labels make about 10 MiB an answer.
 const MOST_BYTES: usize = 64 << 20;
+/// Pieces of an answer that wait to be parsed.
+const PIECES: usize = 8;
 
-/// Where and how to ask.
-#[derive(Clone)]
+/// Where Prometheus is, and as whom to ask.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Up to and without `/api/v1`.
+    pub url: String,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// A file with a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// A file with the authorities that may have signed the server's certificate, in the place of the system's.
+    pub authority_file: Option<PathBuf>,
+    /// Files with our certificate and its key.
+    pub certificate_files: Option<(PathBuf, PathBuf)>,
+    /// What every request carries: the tenant of a Mimir.
+    pub headers: HeaderMap,
+}
+
+impl Access {
+    /// Without any credentials.
+    #[must_use]
+    pub fn open(url: impl Into<String>, timeout: Duration) -> Self {
+        let (token_file, authority_file, certificate_files) = (None, None, None);
+        Self { url: url.into(), timeout, token_file, authority_file, certificate_files, headers: HeaderMap::new() }
+    }
+}
+
+/// Asks one server.
 pub struct Prometheus {
-    http: reqwest::Client,
-    query_url: String,
-    token_file: Option<PathBuf>,
-    timeout: Duration,
+    access: Access,
+    kept: Arc<Kept>,
+    /// The client, and the certificates that it was made with.
+    client: Mutex<Option<(Credentials, reqwest::Client)>>,
+}
+
+/// What certificate files say.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Credentials {
+    authorities: Option<Vec<u8>>,
+    /// Certificate and key.
+    ours: Option<Vec<u8>>,
 }
 
 impl Prometheus {
-    /// Asks the server at `url` (up to and without `/api/v1`); a token is read from its file anew for
-    /// each query, since tokens rotate.
-    ///
-    /// # Errors
-    /// When no client can be made.
-    pub fn new(url: &str, token_file: Option<PathBuf>, timeout: Duration) -> Result<Self, PrometheusError> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(timeout)
-            .no_proxy()
-            .build()
-            .map_err(PrometheusError::MakeClient)?;
-        let query_url = format!("{}/api/v1/query", url.trim_end_matches('/'));
-        Ok(Self { http, query_url, token_file, timeout })
+    /// Asks there, and keeps these labels of the answers. Files are read anew for each query, since tokens
+    /// and certificates rotate.
+    #[must_use]
+    pub fn new(access: Access, kept: Kept) -> Self {
+        Self { access, kept: Arc::new(kept), client: Mutex::default() }
     }
 
     /// The value of `query` now, within the timeout.
@@ -111,74 +132,102 @@ impl Prometheus {
     /// # Errors
     /// When there is no complete answer.
     pub async fn instant(&self, query: &str) -> Result<Vec<Element>, PrometheusError> {
-        tokio::time::timeout(self.timeout, self.ask(query)).await.map_err(|_| PrometheusError::Timeout(self.timeout))?
+        let timeout = self.access.timeout;
+        tokio::time::timeout(timeout, self.ask(query)).await.map_err(|_| PrometheusError::Timeout(timeout))?
     }
 
     async fn ask(&self, query: &str) -> Result<Vec<Element>, PrometheusError> {
-        let seconds = format!("{}s", self.timeout.as_secs().max(1));
-        let mut request = self.http.post(&self.query_url).form(&[("query", query), ("timeout", seconds.as_str())]);
-        if let Some(path) = &self.token_file {
-            let token = tokio::fs::read_to_string(path)
-                .await
-                .map_err(|source| PrometheusError::ReadToken { path: path.clone(), source })?;
-            request = request.bearer_auth(token.trim());
+        let seconds = format!("{}s", self.access.timeout.as_secs().max(1));
+        let url = format!("{}/api/v1/query", self.access.url.trim_end_matches('/'));
+        // The last two are for Thanos: one answer of several replicas, and all of it. Others ignore them.
+        let form = [("query", query), ("timeout", seconds.as_str()), ("dedup", "true"), ("partial_response", "false")];
+        let mut request = self.client().await?.post(url).headers(self.access.headers.clone()).form(&form);
+        if let Some(path) = &self.access.token_file {
+            let token = contents(path).await?;
+            request = request.bearer_auth(String::from_utf8_lossy(&token).trim());
         }
         let mut response = request.send().await.map_err(PrometheusError::Send)?;
         let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))? {
-            if body.len() + chunk.len() > MOST_BYTES {
-                return Err(PrometheusError::TooLong);
-            }
-            body.extend_from_slice(&chunk);
-        }
         if !status.is_success() {
-            let said = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+            let said = response.chunk().await.ok().flatten().unwrap_or_default();
+            let said = String::from_utf8_lossy(&said[..said.len().min(200)]).into_owned();
             return Err(PrometheusError::Status { status: status.as_u16(), said });
         }
-        read(&body)
+        let (pieces, arriving) = mpsc::channel(PIECES);
+        let kept = Arc::clone(&self.kept);
+        let body = Arriving { pieces: arriving, piece: Vec::new(), read: 0 };
+        let reading = tokio::task::spawn_blocking(move || answer::read(body, &kept));
+        receive(&mut response, pieces).await?;
+        reading.await.map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))?
+    }
+
+    /// The client; a new one when a certificate has changed.
+    async fn client(&self) -> Result<reqwest::Client, PrometheusError> {
+        let mut now = Credentials::default();
+        if let Some(path) = &self.access.authority_file {
+            now.authorities = Some(contents(path).await?);
+        }
+        if let Some((certificate, key)) = &self.access.certificate_files {
+            now.ours = Some([contents(certificate).await?, contents(key).await?].join(&b'\n'));
+        }
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = client.as_ref().filter(|(before, _)| *before == now) {
+            return Ok(client.clone());
+        }
+        let new = now.client(self.access.timeout).map_err(PrometheusError::MakeClient)?;
+        *client = Some((now, new.clone()));
+        Ok(new)
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    data: Option<Data>,
-    #[serde(default)]
-    error: Option<String>,
-    #[serde(default)]
-    warnings: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
-enum Data {
-    Vector(Vec<Series>),
-}
-
-#[derive(Deserialize)]
-struct Series {
-    metric: SeriesLabels,
-    value: (f64, String),
-}
-
-/// Reads the body of an answer to an instant query.
-///
-/// # Errors
-/// When it is not a complete vector.
-pub fn read(body: &[u8]) -> Result<Vec<Element>, PrometheusError> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))?;
-    if !answer.warnings.is_empty() {
-        return Err(PrometheusError::Partial(answer.warnings.join("; ")));
+impl Credentials {
+    fn client(&self, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+        let mut client = reqwest::Client::builder().connect_timeout(timeout).no_proxy();
+        if let Some(pem) = &self.authorities {
+            client = client.tls_certs_only(Certificate::from_pem_bundle(pem)?);
+        }
+        if let Some(pem) = &self.ours {
+            client = client.identity(Identity::from_pem(pem)?);
+        }
+        client.build()
     }
-    let Some(Data::Vector(series)) = answer.data else {
-        return Err(PrometheusError::Partial(answer.error.unwrap_or_else(|| "it carries no data".to_owned())));
-    };
-    series
-        .into_iter()
-        .map(|Series { metric, value: (evaluated_at, value) }| {
-            let value = value.parse().map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))?;
-            Ok(Element { labels: metric, evaluated_at, value })
-        })
-        .collect()
+}
+
+async fn contents(path: &Path) -> Result<Vec<u8>, PrometheusError> {
+    tokio::fs::read(path).await.map_err(|source| PrometheusError::ReadFile { path: path.into(), source })
+}
+
+/// Hands over the body piece by piece, as long as somebody reads it.
+async fn receive(response: &mut Response, pieces: mpsc::Sender<Vec<u8>>) -> Result<(), PrometheusError> {
+    let mut length = 0;
+    while let Some(piece) = response.chunk().await.map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))? {
+        length += piece.len();
+        if length > MOST_BYTES {
+            return Err(PrometheusError::TooLong);
+        }
+        if pieces.send(piece.into()).await.is_err() {
+            // The reader knows why it wants no more.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The pieces of a body as they arrive; for a thread that may wait.
+struct Arriving {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    read: usize,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.piece.len() {
+            let Some(piece) = self.pieces.blocking_recv() else { return Ok(0) };
+            (self.piece, self.read) = (piece, 0);
+        }
+        let count = (&self.piece[self.read..]).read(into)?;
+        self.read += count;
+        Ok(count)
+    }
 }

@@ -8,18 +8,23 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::join3};
+use futures::future::join3;
 use jiff::{SignedDuration, Timestamp};
-use powercap_common::reason::Reason;
+use powercap_common::{reason::Reason, units::Watts};
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use super::{
-    agents, dcgm, kepler,
-    prometheus::{Element, Prometheus, PrometheusError},
+    agents,
+    answer::Element,
+    dcgm,
+    differences::{Differences, OF_BOARDS, OF_CPUS},
+    kepler,
+    names::{Name, Names},
+    prometheus::{Prometheus, PrometheusError},
 };
 use crate::{
     metrics::Metrics,
-    observation::{Hold, Telemetry},
+    observation::{GpuReading, Hold, Sample, Telemetry, stale_after},
 };
 
 /// A reading older than this is forgotten: nobody knows any more whose device it was.
@@ -43,61 +48,78 @@ impl LatestTelemetry {
     }
 }
 
-/// Asks every `cycle`, for ever; `changed` is notified after each round.
-pub async fn poll(
+/// Who asks, and where the answers go.
+pub struct Inquiry {
     prometheus: Prometheus,
-    cycle: Duration,
+    names: Names,
+    collection_interval: SignedDuration,
     latest: LatestTelemetry,
-    changed: Arc<Notify>,
     metrics: Metrics,
-) {
-    let mut ticks = tokio::time::interval(cycle);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        ask_all(&prometheus, &latest, &metrics).await;
-        changed.notify_one();
+    boards: Differences,
+    cpus: Differences,
+}
+
+impl Inquiry {
+    /// Puts what `prometheus` answers for these names into `latest`.
+    #[must_use]
+    pub fn new(
+        prometheus: Prometheus,
+        names: Names,
+        collection_interval: SignedDuration,
+        latest: LatestTelemetry,
+        metrics: Metrics,
+    ) -> Self {
+        let (boards, cpus) = (Differences::default(), Differences::default());
+        Self { prometheus, names, collection_interval, latest, metrics, boards, cpus }
+    }
+
+    /// Asks every `cycle`, for ever; `changed` is notified after each round.
+    pub async fn poll(mut self, cycle: Duration, changed: Arc<Notify>) {
+        let mut ticks = tokio::time::interval(cycle);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.ask_all(Timestamp::now()).await;
+            changed.notify_one();
+        }
+    }
+
+    /// One round of all queries at once, at this time of our clock.
+    pub async fn ask_all(&mut self, asked_at: Timestamp) {
+        let Self { names, prometheus, metrics, .. } = self;
+        let (gpus, cpus, agents) = join3(
+            ask(prometheus, dcgm::queries(&names.dcgm), metrics),
+            ask(prometheus, kepler::queries(names, self.collection_interval), metrics),
+            ask(prometheus, agents::queries(&names.agent), metrics),
+        )
+        .await;
+        self.latest.update(|telemetry| {
+            telemetry.of_boards(gpus, names, asked_at);
+            telemetry.of_cpus(cpus, names, asked_at);
+            telemetry.of_agents(agents, names, asked_at);
+            telemetry.forget_before(dcgm::before(asked_at, FORGET_AFTER));
+            let stale_after = stale_after(self.collection_interval);
+            let boards = telemetry.gpus.iter().filter_map(|(uuid, gpu)| {
+                let power = |gpu: &GpuReading| gpu.power;
+                Some((uuid, [power(gpu)?, telemetry.agent_gpus.get(uuid).and_then(power)?]))
+            });
+            let mut apart = self.boards.compare(boards, OF_BOARDS, stale_after, asked_at);
+            let cpus = telemetry.node_cpu.iter();
+            let cpus = cpus.filter_map(|(node, sample)| Some((node, [*sample, *telemetry.agent_cpu.get(node)?])));
+            apart.extend(self.cpus.compare(cpus, OF_CPUS, stale_after, asked_at));
+            telemetry.apart = apart;
+        });
     }
 }
 
-/// One round of all queries at once.
-pub async fn ask_all(prometheus: &Prometheus, latest: &LatestTelemetry, metrics: &Metrics) {
-    let asked_at = Timestamp::now();
-    let (gpus, cpus, agents) = join3(
-        ask(prometheus, dcgm::queries(), metrics).map(|answer| some("the DCGM exporter", answer)),
-        ask(prometheus, kepler::queries(), metrics).map(|answer| some("Kepler", answer)),
-        ask(prometheus, [agents::query()], metrics),
-    )
-    .await;
-    latest.update(|telemetry| {
-        match gpus {
-            Ok([power, power_times, clock, clock_times]) => {
-                telemetry.gpus.extend(dcgm::readings(&power, &power_times, &clock, &clock_times, asked_at));
-                telemetry.gpu_problem = None;
-            }
-            Err(problem) => telemetry.gpu_problem = Some(problem),
-        }
-        match cpus {
-            Ok([pods, pod_times, nodes, node_times]) => {
-                telemetry.pod_cpu.extend(kepler::pods(&pods, &pod_times, asked_at));
-                telemetry.node_cpu.extend(kepler::nodes(&nodes, &node_times, asked_at));
-                telemetry.cpu_problem = None;
-            }
-            Err(problem) => telemetry.cpu_problem = Some(problem),
-        }
-        telemetry.agents_answered = agents.is_ok();
-        if let Ok([times]) = agents {
-            telemetry.agents.extend(agents::heard(&times, asked_at));
-        }
-        telemetry.forget_before(dcgm::before(asked_at, FORGET_AFTER));
-    });
+/// What is missing this time, or of an earlier time than what is known, leaves what is known to grow old.
+fn later<T>(known: Option<Sample<T>>, new: Option<Sample<T>>) -> Option<Sample<T>> {
+    known.into_iter().chain(new).max_by_key(|sample| sample.at)
 }
 
-async fn ask<const N: usize>(
-    prometheus: &Prometheus,
-    queries: [String; N],
-    metrics: &Metrics,
-) -> Result<[Vec<Element>; N], Hold> {
+type Answers<const N: usize> = Result<[Vec<Element>; N], Hold>;
+
+async fn ask<const N: usize>(prometheus: &Prometheus, queries: [String; N], metrics: &Metrics) -> Answers<N> {
     let answers = queries.each_ref().map(|query| async move { (query, prometheus.instant(query).await) });
     let mut vectors = [const { Vec::new() }; N];
     for (vector, (query, answer)) in vectors.iter_mut().zip(futures::future::join_all(answers).await) {
@@ -110,14 +132,11 @@ async fn ask<const N: usize>(
     Ok(vectors)
 }
 
-/// An exporter without any series is a problem of its own.
-fn some<const N: usize>(exporter: &str, answer: Result<[Vec<Element>; N], Hold>) -> Result<[Vec<Element>; N], Hold> {
-    let vectors = answer?;
-    if vectors.first().is_some_and(|values| !values.is_empty()) {
-        return Ok(vectors);
-    }
-    let message = format!("Prometheus has no series of {exporter}: is it running and scraped?");
-    Err(Hold::new(Reason::NoData, message))
+/// A metric without any series is a problem of its own.
+fn missing(exporter: &str, metrics: [(&Name, &[Element]); 2]) -> Option<Hold> {
+    let (metric, _) = metrics.into_iter().find(|(_, values)| values.is_empty())?;
+    let message = format!("Prometheus has no series {metric} of {exporter}: is it running and scraped?");
+    Some(Hold::new(Reason::NoData, message))
 }
 
 /// An error with what caused it.
@@ -127,12 +146,56 @@ fn in_full(error: &dyn std::error::Error) -> String {
 }
 
 impl Telemetry {
+    fn of_boards(&mut self, answers: Answers<4>, names: &Names, asked_at: Timestamp) {
+        self.gpu_rejected.clear();
+        match answers {
+            Ok([power, power_times, clock, clock_times]) => {
+                let readings = dcgm::readings(&power, &power_times, &clock, &clock_times, asked_at, &names.dcgm);
+                for (uuid, new) in readings {
+                    let known = self.gpus.entry(uuid).or_default();
+                    let (power, clock) = (later(known.power, new.power), later(known.clock, new.clock));
+                    *known = GpuReading { power, clock, ..new };
+                }
+                self.gpu_rejected = dcgm::rejected(&power, &power_times, &names.dcgm);
+                self.gpu_problem =
+                    missing("the DCGM exporter", [(&names.dcgm.power, &power), (&names.dcgm.clock, &clock)]);
+            }
+            Err(problem) => self.gpu_problem = Some(problem),
+        }
+    }
+
+    fn of_cpus(&mut self, answers: Answers<4>, names: &Names, asked_at: Timestamp) {
+        self.cpu_rejected.clear();
+        match answers {
+            Ok([pods, pod_times, nodes, node_times]) => {
+                self.pod_cpu.extend(kepler::pods(&pods, &pod_times, asked_at, names));
+                self.node_cpu.extend(kepler::nodes(&nodes, &node_times, asked_at, names));
+                self.cpu_rejected = kepler::rejected(&nodes, &pods, names);
+                let metrics = [(&names.kepler.node_watts, &*nodes), (&names.kepler.pod_watts, &*pods)];
+                self.cpu_problem = missing("Kepler", metrics);
+            }
+            Err(problem) => self.cpu_problem = Some(problem),
+        }
+    }
+
+    fn of_agents(&mut self, answers: Answers<4>, names: &Names, asked_at: Timestamp) {
+        self.agents_answered = answers.is_ok();
+        let Ok([times, power, clock, cpus]) = answers else { return };
+        self.agents.extend(agents::heard(&times, asked_at, &names.agent));
+        self.agent_gpus.extend(agents::gpus(&times, &power, &clock, asked_at, &names.agent));
+        self.agent_cpu.extend(agents::cpus(&times, &cpus, asked_at, &names.agent));
+    }
+
     fn forget_before(&mut self, oldest: Timestamp) {
-        self.gpus.retain(|_, gpu| {
-            gpu.power.is_some_and(|power| power.at >= oldest) || gpu.clock.is_some_and(|clock| clock.at >= oldest)
-        });
+        for gpus in [&mut self.gpus, &mut self.agent_gpus] {
+            gpus.retain(|_, gpu| {
+                gpu.power.is_some_and(|power| power.at >= oldest) || gpu.clock.is_some_and(|clock| clock.at >= oldest)
+            });
+        }
         self.pod_cpu.retain(|_, sample| sample.at >= oldest);
-        self.node_cpu.retain(|_, sample| sample.at >= oldest);
+        for cpus in [&mut self.node_cpu, &mut self.agent_cpu] {
+            cpus.retain(|_, sample: &mut Sample<Watts>| sample.at >= oldest);
+        }
         let agents_since = dcgm::before(oldest, FORGET_AGENTS_AFTER - FORGET_AFTER);
         self.agents.retain(|_, heard| *heard >= agents_since);
     }

@@ -1,7 +1,8 @@
 //! Whose a device is: its node's agent knows best, since the kubelet told it; else its exporter says.
 //!
 //! Must hold: labels of series, which anybody may expose who is scraped, attribute no device of which an
-//! agent tells; an agent that is silent tells nothing; of pods on other nodes an agent tells nothing.
+//! agent tells; an agent that is silent tells nothing; a pod on another node uses no device of this one,
+//! whoever tells so.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +16,28 @@ use crate::observation::{Observation, PodName};
 pub fn attribute(observation: &mut Observation, now: Timestamp) {
     let node_of: BTreeMap<_, _> =
         observation.pods.iter().filter(|pod| pod.gpus > 0).map(|pod| (&pod.name, pod.node.as_str())).collect();
+    let is_on = |pod: &PodName, node: &str| node_of.get(pod).is_none_or(|on| *on == node);
     let mut told = BTreeMap::new();
+    let mut place = BTreeMap::new();
     for (node, object) in &observation.frequencies {
         let known = observation.nodes.contains_key(node) && !observation.agent_is_silent(node, Some(object), now);
-        let Some(status) = object.status.as_ref().filter(|_| known) else { continue };
+        let Some(status) = object.status.as_ref() else { continue };
         for gpu in &status.gpus {
+            place.insert(gpu.uuid.as_str(), node.as_str());
+            if !known {
+                continue;
+            }
             let Some(tenants) = &gpu.tenants else { continue };
             let names = tenants.iter().map(name);
-            let of_this_node = names.filter(|pod| node_of.get(pod).is_none_or(|on| *on == node));
+            let of_this_node = names.filter(|pod| is_on(pod, node));
             told.insert(gpu.uuid.clone(), (node.clone(), of_this_node.collect()));
         }
+    }
+    for (uuid, gpu) in &mut observation.telemetry.gpus {
+        // Exporters may name their nodes otherwise than the cluster does.
+        let by_label = gpu.node.as_deref().filter(|node| observation.nodes.contains_key(*node));
+        let Some(node) = place.get(uuid.as_str()).copied().or(by_label) else { continue };
+        gpu.tenants.retain(|pod| is_on(pod, node));
     }
     for (uuid, (node, tenants)) in told {
         let reading = observation.telemetry.gpus.entry(uuid).or_default();

@@ -1,0 +1,165 @@
+//! A Prometheus on a real socket: keeps series with the times of their samples, answers instant queries for
+//! them, and misbehaves when told to. It knows as much PromQL as we ask it: names, `timestamp(…)`, `or`.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// One series and its last sample.
+#[derive(Clone, Debug)]
+pub struct Series {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
+    /// In seconds since 1970.
+    pub at: f64,
+}
+
+/// How the server answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Manner {
+    Well,
+    /// Hangs up.
+    Away,
+    /// Takes the question and never answers.
+    Hanging,
+    /// With this status and no body.
+    Status(u16),
+    /// Announces more than it sends.
+    CutMidBody,
+    /// As Thanos does when a store is away.
+    Partial,
+    /// With no series at all.
+    Empty,
+}
+
+/// What the server knows; tests change it while it serves.
+pub struct State {
+    pub series: Vec<Series>,
+    pub manner: Manner,
+    /// Its clock, in seconds since 1970.
+    pub now: f64,
+    /// Queries that it was sent.
+    pub asked: usize,
+}
+
+/// The server.
+#[derive(Clone)]
+pub struct Server {
+    pub url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    /// Serves from now on, on a port of its own.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = State { series: Vec::new(), manner: Manner::Well, now: 0.0, asked: 0 };
+        let server = Self { url, state: Arc::new(Mutex::new(state)) };
+        let serving = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serving.clone().answer(stream));
+            }
+        });
+        server
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(self, mut stream: TcpStream) {
+        let Some(query) = question(&mut stream).await else { return };
+        let (manner, body) = {
+            let mut state = self.state();
+            state.asked += 1;
+            (state.manner, state.body(&query))
+        };
+        let (status, length) = match manner {
+            Manner::Away => return,
+            Manner::Hanging => return tokio::time::sleep(Duration::from_secs(60)).await,
+            Manner::Status(status) => (status, 0),
+            _ => (200, body.len()),
+        };
+        let sent = if manner == Manner::CutMidBody { length / 2 } else { length };
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+        _ = stream.write_all(head.as_bytes()).await;
+        _ = stream.write_all(&body.as_bytes()[..sent]).await;
+    }
+}
+
+impl State {
+    fn body(&self, query: &str) -> String {
+        let mut result = Vec::new();
+        for part in query.split(" or ") {
+            let (name, of_times) = (metric(part), part.contains("timestamp("));
+            for series in self.series.iter().filter(|series| series.name == name && self.manner != Manner::Empty) {
+                let mut labels = series.labels.clone();
+                if !of_times {
+                    labels.insert("__name__".to_owned(), series.name.clone());
+                }
+                let value = if of_times { series.at } else { series.value };
+                result.push(json!({"metric": labels, "value": [self.now, number(value)]}));
+            }
+        }
+        let warnings: &[&str] = if self.manner == Manner::Partial { &["store-3 is away"] } else { &[] };
+        let data = json!({"resultType": "vector", "result": Value::Array(result)});
+        json!({"status": "success", "warnings": warnings, "data": data}).to_string()
+    }
+}
+
+/// As Prometheus writes numbers.
+fn number(value: f64) -> String {
+    match value {
+        f64::INFINITY => "+Inf".to_owned(),
+        f64::NEG_INFINITY => "-Inf".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// The metric that a part of a query is about: what stands in its innermost brackets.
+fn metric(part: &str) -> &str {
+    let until = part.find(['{', '[']).unwrap_or(part.trim_end_matches(')').len());
+    part[..until].rsplit('(').next().unwrap_or_default().trim()
+}
+
+/// The query of one request.
+async fn question(stream: &mut TcpStream) -> Option<String> {
+    let mut request = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).await.ok().filter(|count| *count > 0)?;
+        request.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&request);
+        let Some((head, form)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if form.len() >= length.unwrap_or(0) {
+            let query = form.split('&').find_map(|field| field.strip_prefix("query="))?;
+            return Some(decoded(query));
+        }
+    }
+}
+
+/// The text of a field of a form.
+fn decoded(field: &str) -> String {
+    let field = field.replace('+', " ");
+    let mut parts = field.split('%');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at(2);
+        text.push(char::from(u8::from_str_radix(code, 16).unwrap()));
+        text.push_str(rest);
+    }
+    text
+}
