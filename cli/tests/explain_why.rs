@@ -92,7 +92,7 @@ fn a_domain_is_told_with_its_nodes_and_the_brake_that_somebody_pulled() {
     let mut caps = rack();
     caps.domains[0].spec.brake = Brake::Minimum;
     assert_eq!(cap::domain(&caps.domains[0], &caps, now()).text(now()), "\
-powerdomain/rack keeps 2 nodes within 5000 W: it draws 4880 W, 5000 W are promised to its nodes.
+powerdomain/rack keeps its nodes (2) within 5000 W: it draws 4880 W, 5000 W are promised to its nodes.
 
 DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE    WITHIN  REASON
 rack    5000   4880     5000         0           2      Minimum  True    GrantsFit
@@ -201,6 +201,23 @@ fn machines_get_the_same_words() {
     assert_eq!(answer["boards"][0]["ceilingMegahertz"], 1410);
     assert_eq!(answer["why"][0]["reason"], "PolicyCap");
     assert_eq!(answer["why"][0]["since"], "2026-11-22T13:55:00Z");
+}
+
+#[test]
+fn under_a_grant_a_higher_priority_is_advised_only_where_others_are_not_shed_first() {
+    let advice = |own: u32, other: u32| {
+        let mut caps = rack();
+        let mut ceiling = caps.nodes[0].spec.gpu_frequencies[0].clone();
+        caps.nodes[0].spec.gpu_frequencies[0].shed_order = other;
+        (ceiling.uuid, ceiling.set_by, ceiling.shed_order) =
+            (BOARDS[1].into(), "powercappingpolicy/demo/inference".into(), own);
+        caps.nodes[0].spec.gpu_frequencies.push(ceiling);
+        of_pod("inference-0", &caps).can_do.into_iter().find(|advice| advice.contains("spec.priority"))
+    };
+    let says = "Raise spec.priority of powercappingpolicy/demo/inference (now 5) above the 7 of \
+                powercappingpolicy/demo/training: boards of a lower one give up their watts first.";
+    assert_eq!(advice(5, 7).as_deref(), Some(says));
+    assert_eq!(advice(7, 5), None);
 }
 
 #[test]

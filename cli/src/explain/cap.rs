@@ -4,16 +4,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use powercap_common::{
-    api::{Brake, GpuStatus, Mode, PowerCappingPolicy, PowerDomain},
+    api::{Brake, Mode, PowerCappingPolicy, PowerDomain},
     reason::Reason,
 };
 
 use super::{
+    advice::ordered_by,
     answer::{Answer, Cause},
     boards,
 };
 use crate::{
-    caps::{Caps, brake, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, brake, domain_set_by, policy_set_by},
     rows::{DomainRow, NodeRow, PolicyRow},
 };
 
@@ -23,18 +24,11 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
     let set_by = policy_set_by(policy);
     let mut answer = Answer::new(set_by.clone(), String::new());
     answer.policies.push(PolicyRow::from(policy));
-    let mut of_policy = Vec::new();
-    for node in &caps.nodes {
-        let ours = |gpu: &&GpuStatus| {
-            node.spec.gpu_frequencies.iter().any(|ceiling| ceiling.uuid == gpu.uuid && ceiling.set_by == set_by)
-        };
-        of_policy.extend(node.status.iter().flat_map(|status| &status.gpus).filter(ours).map(|gpu| (node, gpu)));
-    }
-    let held = boards::explain(&of_policy, caps, &mut answer);
-    let conditions = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    say(&set_by, conditions, &mut answer);
+    let boards = caps.nodes.iter().flat_map(|node| ordered_by(node, &set_by).map(move |gpu| (node, gpu)));
+    let held = boards::explain(&boards.collect::<Vec<_>>(), caps, &mut answer);
+    say(&set_by, policy.conditions(), &mut answer);
     let cap = policy.spec.power_cap_limit_watts;
-    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), "its pods");
+    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), Who::Pods);
     answer.summary = match policy.spec.mode {
         Mode::Off => format!("{set_by} is switched off: it measures and changes nothing."),
         Mode::Advise => {
@@ -71,9 +65,9 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
         let says = format!("{by} pulled it to {:?}.", brake(domain));
         answer.why.push(Cause::new(Reason::BrakePulled, &of, &says, None));
     }
-    say(&of, status.map(|status| status.conditions.as_slice()).unwrap_or_default(), &mut answer);
+    say(&of, domain.conditions(), &mut answer);
     let cap = domain.spec.power_cap_limit_watts;
-    let draws = draws(status.and_then(|status| status.current_power_watts), "it");
+    let draws = draws(status.and_then(|status| status.current_power_watts), Who::Domain);
     let committed = status.and_then(|status| status.committed_watts);
     let promised = committed.map_or_else(
         || "what its nodes may be drawing is not known".to_owned(),
@@ -83,7 +77,8 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
         0 => String::new(),
         watts => format!(", {watts} W are counted as unmanaged"),
     };
-    answer.summary = format!("{of} keeps {} nodes within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
+    answer.summary =
+        format!("{of} keeps its nodes ({}) within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
     answer
 }
 
@@ -103,7 +98,18 @@ fn say(of: &str, conditions: &[Condition], answer: &mut Answer) {
     answer.mend();
 }
 
-fn draws(power: Option<u32>, who: &str) -> String {
-    let verb = if who == "it" { "draws" } else { "draw" };
-    power.map_or_else(|| format!("the power of {who} is not known"), |power| format!("{who} {verb} {power} W"))
+fn draws(power: Option<u32>, who: Who) -> String {
+    match (power, who) {
+        (Some(power), Who::Pods) => format!("its pods draw {power} W"),
+        (Some(power), Who::Domain) => format!("it draws {power} W"),
+        (None, Who::Pods) => "the power of its pods is not known".to_owned(),
+        (None, Who::Domain) => "its power is not known".to_owned(),
+    }
+}
+
+/// Who draws the power.
+#[derive(Clone, Copy)]
+enum Who {
+    Pods,
+    Domain,
 }
