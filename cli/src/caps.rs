@@ -14,6 +14,7 @@ use powercap_common::{
     api::{Brake, NodeFrequencies, PowerCappingPolicy, PowerDomain},
     condition::Truth,
     domain::Domain,
+    reason::Reason,
     units::Watts,
 };
 use serde::de::DeserializeOwned;
@@ -204,6 +205,12 @@ pub fn domain_set_by(domain: &PowerDomain) -> String {
 pub fn brake(domain: &PowerDomain) -> Brake {
     let pulled = domain.status.as_ref().and_then(|status| status.brake.as_ref());
     domain.spec.brake.max(pulled.map_or(Brake::None, |brake| brake.level))
+}
+
+/// Why a domain brakes: what the recommender pulled counts where it is the stricter.
+#[must_use]
+pub fn brake_reason(domain: &PowerDomain) -> Reason {
+    if brake(domain) > domain.spec.brake { Reason::PowerStaysAboveCap } else { Reason::BrakePulled }
 }
 
 /// What a domain leaves for each of its nodes, were it shared out equally; `None` when it is not understood.

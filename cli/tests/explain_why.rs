@@ -13,7 +13,7 @@ use powercap_cli::{
     },
 };
 use powercap_common::{
-    api::{Brake, LeaseTerms, OnExpiry},
+    api::{Brake, BrakeStatus, LeaseTerms, OnExpiry},
     reason::Reason,
 };
 use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
@@ -107,7 +107,7 @@ Why:
   PowerBelowCap (powerdomain/rack, WithinCap): Measured power is at or below the cap: 4880 W (unmanaged included) is within the cap of 5000 W. Since 2026-11-22T13:55:00Z, 5m ago.
 
 What you can do:
-  - Set spec.brake of the domain to None when the emergency is over.
+  - Set spec.brake of the domain to None when the emergency is over, if somebody pulled it there.
 ");
 }
 
@@ -218,6 +218,22 @@ fn under_a_grant_a_higher_priority_is_advised_only_where_others_are_not_shed_fir
                 powercappingpolicy/demo/training: boards of a lower one give up their watts first.";
     assert_eq!(advice(5, 7).as_deref(), Some(says));
     assert_eq!(advice(7, 5), None);
+}
+
+#[test]
+fn a_brake_that_the_recommender_pulled_is_its_own_and_says_since_when() {
+    let mut caps = rack();
+    let status = caps.domains[0].status.as_mut().unwrap();
+    let reason = Reason::PowerStaysAboveCap;
+    status.brake = Some(BrakeStatus { level: Brake::Minimum, reason: reason.to_string() });
+    status
+        .conditions
+        .push(serde_json::from_value(condition("Braked", "True", reason, "the brake is at Minimum")).unwrap());
+    let text = of_pod("inference-0", &caps).text(now());
+    let says = "The brake of powerdomain/rack was pulled by the recommender (PowerStaysAboveCap): devices go down to \
+                their lowest. Since 2026-11-22T13:55:00Z, 5m ago.";
+    assert!(text.contains(says), "{text}");
+    assert!(!text.contains("if somebody pulled it"), "{text}");
 }
 
 #[test]

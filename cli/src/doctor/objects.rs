@@ -15,7 +15,7 @@ use super::{
     seen::Seen,
 };
 use crate::{
-    caps::{Caps, Conditions, brake, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, brake, brake_reason, domain_set_by, policy_set_by},
     explain::node::SILENT_AFTER,
     mend::{mend, mend_word},
 };
@@ -65,8 +65,9 @@ fn domains(caps: &Caps) -> Vec<Finding> {
     let all = caps.domains.iter().map(|domain| (domain_set_by(domain), domain.conditions(), OF_CAPS));
     let mut findings = not_well("domains", &all.collect::<Vec<_>>());
     for domain in caps.domains.iter().filter(|domain| brake(domain) > Brake::None) {
-        let of = format!("{}, at {:?}: {}", domain_set_by(domain), brake(domain), Reason::BrakePulled.explanation());
-        findings.push(Finding::warn("brakes", of, mend(Reason::BrakePulled).unwrap_or_default()));
+        let reason = brake_reason(domain);
+        let of = format!("{}, at {:?}: {}", domain_set_by(domain), brake(domain), reason.explanation());
+        findings.push(Finding::warn("brakes", of, mend(reason).unwrap_or_default()));
     }
     findings
 }

@@ -14,7 +14,7 @@ use super::{
     boards,
 };
 use crate::{
-    caps::{Caps, Conditions, brake, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, domain_set_by, policy_set_by},
     rows::{DomainRow, NodeRow, PolicyRow},
 };
 
@@ -57,12 +57,9 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
     let members = caps.nodes.iter().filter(|node| node.spec.domains.contains(&name));
     answer.nodes = members.map(|node| NodeRow::of(node, now)).collect();
     let status = domain.status.as_ref();
-    if brake(domain) > Brake::None {
-        let by = match status.and_then(|status| status.brake.as_ref()).filter(|brake| brake.level > domain.spec.brake) {
-            Some(_) => "The recommender",
-            None => "Somebody, in spec.brake,",
-        };
-        let says = format!("{by} pulled it to {:?}.", brake(domain));
+    // What the recommender pulled is a condition.
+    if domain.spec.brake > Brake::None {
+        let says = format!("Somebody, in spec.brake, pulled it to {:?}.", domain.spec.brake);
         answer.why.push(Cause::new(Reason::BrakePulled, &of, &says, None));
     }
     say(&of, domain.conditions(), &mut answer);

@@ -16,7 +16,7 @@ use super::{
     particulars::may_draw,
 };
 use crate::{
-    caps::{Caps, Conditions},
+    caps::{Caps, Conditions, brake_reason},
     rows::NodeRow,
     table::age,
 };
@@ -77,8 +77,8 @@ pub fn causes(node: &NodeFrequencies, caps: &Caps, now: Timestamp) -> Vec<Cause>
         causes.extend(node.condition(kind::LEASE_CURRENT).map(|condition| Cause::of_condition(&of, condition)));
     }
     if let Some((domain, level)) = pulled(node, caps) {
-        let says = format!("It is that of powerdomain/{}, at {level:?}.", domain.name_any());
-        causes.push(Cause::new(Reason::BrakePulled, &of, &says, None));
+        let says = format!("The brake of powerdomain/{} is at {level:?}.", domain.name_any());
+        causes.push(Cause::new(brake_reason(domain), &of, &says, domain.since(kind::BRAKED, Truth::True)));
     }
     let held = status.acknowledged.map(|acknowledged| acknowledged.epoch);
     if held != Some(node.spec.epoch) && !node.spec.release && heard.is_some() {

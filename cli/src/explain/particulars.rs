@@ -11,7 +11,7 @@ use powercap_common::{
 };
 
 use super::holder::Holder;
-use crate::caps::{Caps, Conditions, brake, policy_set_by};
+use crate::caps::{Caps, Conditions, brake, brake_reason, policy_set_by};
 
 /// The recommender's name as a field manager.
 const RECOMMENDER: &str = "powercap-recommender";
@@ -59,10 +59,9 @@ fn of_policy(policy: &PowerCappingPolicy) -> (String, Option<Timestamp>) {
 
 fn of_brake(domain: &PowerDomain) -> (String, Option<Timestamp>) {
     let level = brake(domain);
-    let by_recommender = domain.status.as_ref().and_then(|status| status.brake.as_ref());
-    let (puller, since) = match by_recommender.filter(|_| level != domain.spec.brake) {
-        Some(brake) => (format!("the recommender ({})", brake.reason), domain.since(kind::BRAKED, Truth::True)),
-        None => ("somebody, in spec.brake".to_owned(), None),
+    let (puller, since) = match brake_reason(domain) {
+        Reason::BrakePulled => ("somebody, in spec.brake".to_owned(), None),
+        reason => (format!("the recommender ({reason})"), domain.since(kind::BRAKED, Truth::True)),
     };
     let to = if level == Brake::Minimum { "their lowest" } else { "the fallback watts of its nodes" };
     let name = domain.name_any();
