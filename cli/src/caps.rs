@@ -4,13 +4,17 @@
 
 use std::fmt::Debug;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Resource, ResourceExt,
     api::{ListParams, ObjectList},
 };
 use powercap_common::{
     api::{Brake, NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    condition::Truth,
     domain::Domain,
+    reason::Reason,
     units::Watts,
 };
 use serde::de::DeserializeOwned;
@@ -133,10 +137,55 @@ where
     }
 }
 
+/// What says how it stands.
+pub trait Conditions {
+    /// All that it says; nothing while nobody has written its status.
+    fn conditions(&self) -> &[Condition];
+
+    /// The condition of this type.
+    fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions().iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// Since when the condition of this type says so.
+    fn since(&self, type_: &str, truth: Truth) -> Option<Timestamp> {
+        let condition = self.condition(type_).filter(|condition| condition.status == truth.as_str())?;
+        Some(condition.last_transition_time.0)
+    }
+}
+
+impl Conditions for NodeFrequencies {
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
+
+impl Conditions for PowerCappingPolicy {
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
+
+impl Conditions for PowerDomain {
+    fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+}
+
 /// Whether the API server answered with this HTTP status.
 #[must_use]
 pub fn has_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// An error and what is behind it, in the fewest words that tell it.
+#[must_use]
+pub fn in_short(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return if status.code == 403 { "you may not".to_owned() } else { status.message.clone() };
+    }
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    chain.last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// A policy as it stands in `setBy`.
@@ -156,6 +205,12 @@ pub fn domain_set_by(domain: &PowerDomain) -> String {
 pub fn brake(domain: &PowerDomain) -> Brake {
     let pulled = domain.status.as_ref().and_then(|status| status.brake.as_ref());
     domain.spec.brake.max(pulled.map_or(Brake::None, |brake| brake.level))
+}
+
+/// Why a domain brakes: what the recommender pulled counts where it is the stricter.
+#[must_use]
+pub fn brake_reason(domain: &PowerDomain) -> Reason {
+    if brake(domain) > domain.spec.brake { Reason::PowerStaysAboveCap } else { Reason::BrakePulled }
 }
 
 /// What a domain leaves for each of its nodes, were it shared out equally; `None` when it is not understood.

@@ -32,7 +32,9 @@ pub const fn mend(reason: Reason) -> Option<&'static str> {
         Reason::LeaseExpired | Reason::FallbackInForce => {
             "see that the recommender runs and renews its Lease: kubectl -n powercap-system get deployments,leases"
         }
-        Reason::BrakePulled => "set spec.brake of the domain to None when the emergency is over",
+        Reason::BrakePulled => {
+            "set spec.brake of the domain to None when the emergency is over, if somebody pulled it there"
+        }
         Reason::PowerStaysAboveCap => {
             "find what draws the watts (spec.unmanagedWatts, spec.nodeOverhead); the brake is let go when power was \
              below the cap for 60 s"

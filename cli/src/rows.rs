@@ -12,7 +12,7 @@ use powercap_common::{
 use serde::Serialize;
 
 use crate::{
-    caps::brake,
+    caps::{Conditions, brake},
     table::{Row, age, known, shortened},
 };
 
@@ -43,7 +43,6 @@ pub struct DomainRow {
 impl From<&PowerDomain> for DomainRow {
     fn from(domain: &PowerDomain) -> Self {
         let status = domain.status.as_ref();
-        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
         Self {
             name: domain.name_any(),
             cap_watts: domain.spec.power_cap_limit_watts,
@@ -52,8 +51,8 @@ impl From<&PowerDomain> for DomainRow {
             headroom_watts: status.and_then(|status| status.headroom_watts),
             nodes: status.map(|status| status.nodes),
             brake: brake(domain),
-            within_cap: condition::truth(conditions, kind::WITHIN_CAP).as_str().to_owned(),
-            reason: ready_reason(conditions),
+            within_cap: condition::truth(domain.conditions(), kind::WITHIN_CAP).as_str().to_owned(),
+            reason: ready_reason(domain),
         }
     }
 }
@@ -120,7 +119,7 @@ impl NodeRow {
             headroom_watts: grant.zip(power).map(|(grant, power)| grant.saturating_sub(power)),
             ceiling_megahertz: status.and_then(|status| status.lowest_target_megahertz),
             boards: status.map(|status| status.gpu_count),
-            reason: status.and_then(|status| ready_reason(&status.conditions)),
+            reason: ready_reason(node),
             heartbeat,
             silent_for: heartbeat.map(|at| age(at, now)),
         }
@@ -184,7 +183,7 @@ impl From<&PowerCappingPolicy> for PolicyRow {
             boards: status.map(|status| status.matched_devices),
             ceiling_megahertz: status.and_then(|status| status.recommended_max_megahertz),
             limit_watts: status.and_then(|status| status.recommended_device_watts),
-            reason: status.and_then(|status| ready_reason(&status.conditions)),
+            reason: ready_reason(policy),
         }
     }
 }
@@ -309,6 +308,6 @@ impl Row for BoardRow {
     }
 }
 
-fn ready_reason(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Option<String> {
-    conditions.iter().find(|condition| condition.type_ == kind::READY).map(|condition| condition.reason.clone())
+fn ready_reason(object: &impl Conditions) -> Option<String> {
+    object.condition(kind::READY).map(|condition| condition.reason.clone())
 }

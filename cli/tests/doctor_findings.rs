@@ -14,7 +14,7 @@ use powercap_cli::doctor::{
     seen::{Right, Sample, Seen, Series},
 };
 use powercap_common::{
-    api::{DeviceState, definitions},
+    api::{Brake, DeviceState, definitions},
     reason::Reason,
 };
 use serde_json::json;
@@ -193,7 +193,7 @@ fn what_is_wrong_is_found_and_mended() {
             Verdict::Warn,
             "rights of components",
             "not seen",
-            "ask for the right",
+            "see that you may read it",
         ),
         (|seen| seen.recommender = Ok(None), Verdict::Fail, "recommender", "no Deployment", "make install"),
         (unavailable, Verdict::Fail, "recommender", "0 of 1 replicas", "ceilings stand"),
@@ -235,6 +235,14 @@ fn what_is_wrong_is_found_and_mended() {
         ),
         (unknown_power, Verdict::Warn, "domains", "NoData: Prometheus answered, but has no power reading", "Kepler"),
         (shared, Verdict::Fail, "policies", "SharedDevice: A device is shared", "select every pod"),
+        (
+            |seen| seen.caps.as_mut().unwrap().domains[0].spec.brake = Brake::Fallback,
+            Verdict::Warn,
+            "brakes",
+            "powerdomain/rack, at Fallback",
+            "set spec.brake",
+        ),
+        (no_pods, Verdict::Warn, "policies", "NoMatchingPods: No running pod", "correct spec.selector"),
         (
             |seen| seen.prometheus.1 = Err("no answer within 10 s".into()),
             Verdict::Fail,
@@ -345,6 +353,12 @@ fn unknown_power(seen: &mut Seen) {
 
 fn shared(seen: &mut Seen) {
     let ready = condition("Ready", "False", Reason::SharedDevice, "1 of its devices are used by other pods too");
+    let policy = &mut seen.caps.as_mut().unwrap().policies[0];
+    policy.status.as_mut().unwrap().conditions[0] = serde_json::from_value(ready).unwrap();
+}
+
+fn no_pods(seen: &mut Seen) {
+    let ready = condition("Ready", "False", Reason::NoMatchingPods, "spec.selector matches no running pod");
     let policy = &mut seen.caps.as_mut().unwrap().policies[0];
     policy.status.as_mut().unwrap().conditions[0] = serde_json::from_value(ready).unwrap();
 }

@@ -13,7 +13,7 @@ use powercap_cli::{
     },
 };
 use powercap_common::{
-    api::{Brake, LeaseTerms, OnExpiry},
+    api::{Brake, BrakeStatus, LeaseTerms, OnExpiry},
     reason::Reason,
 };
 use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
@@ -92,7 +92,7 @@ fn a_domain_is_told_with_its_nodes_and_the_brake_that_somebody_pulled() {
     let mut caps = rack();
     caps.domains[0].spec.brake = Brake::Minimum;
     assert_eq!(cap::domain(&caps.domains[0], &caps, now()).text(now()), "\
-powerdomain/rack keeps 2 nodes within 5000 W: it draws 4880 W, 5000 W are promised to its nodes.
+powerdomain/rack keeps its nodes (2) within 5000 W: it draws 4880 W, 5000 W are promised to its nodes.
 
 DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE    WITHIN  REASON
 rack    5000   4880     5000         0           2      Minimum  True    GrantsFit
@@ -107,7 +107,7 @@ Why:
   PowerBelowCap (powerdomain/rack, WithinCap): Measured power is at or below the cap: 4880 W (unmanaged included) is within the cap of 5000 W. Since 2026-11-22T13:55:00Z, 5m ago.
 
 What you can do:
-  - Set spec.brake of the domain to None when the emergency is over.
+  - Set spec.brake of the domain to None when the emergency is over, if somebody pulled it there.
 ");
 }
 
@@ -201,6 +201,39 @@ fn machines_get_the_same_words() {
     assert_eq!(answer["boards"][0]["ceilingMegahertz"], 1410);
     assert_eq!(answer["why"][0]["reason"], "PolicyCap");
     assert_eq!(answer["why"][0]["since"], "2026-11-22T13:55:00Z");
+}
+
+#[test]
+fn under_a_grant_a_higher_priority_is_advised_only_where_others_are_not_shed_first() {
+    let advice = |own: u32, other: u32| {
+        let mut caps = rack();
+        let mut ceiling = caps.nodes[0].spec.gpu_frequencies[0].clone();
+        caps.nodes[0].spec.gpu_frequencies[0].shed_order = other;
+        (ceiling.uuid, ceiling.set_by, ceiling.shed_order) =
+            (BOARDS[1].into(), "powercappingpolicy/demo/inference".into(), own);
+        caps.nodes[0].spec.gpu_frequencies.push(ceiling);
+        of_pod("inference-0", &caps).can_do.into_iter().find(|advice| advice.contains("spec.priority"))
+    };
+    let says = "Raise spec.priority of powercappingpolicy/demo/inference (now 5) above the 7 of \
+                powercappingpolicy/demo/training: boards of a lower one give up their watts first.";
+    assert_eq!(advice(5, 7).as_deref(), Some(says));
+    assert_eq!(advice(7, 5), None);
+}
+
+#[test]
+fn a_brake_that_the_recommender_pulled_is_its_own_and_says_since_when() {
+    let mut caps = rack();
+    let status = caps.domains[0].status.as_mut().unwrap();
+    let reason = Reason::PowerStaysAboveCap;
+    status.brake = Some(BrakeStatus { level: Brake::Minimum, reason: reason.to_string() });
+    status
+        .conditions
+        .push(serde_json::from_value(condition("Braked", "True", reason, "the brake is at Minimum")).unwrap());
+    let text = of_pod("inference-0", &caps).text(now());
+    let says = "The brake of powerdomain/rack was pulled by the recommender (PowerStaysAboveCap): devices go down to \
+                their lowest. Since 2026-11-22T13:55:00Z, 5m ago.";
+    assert!(text.contains(says), "{text}");
+    assert!(!text.contains("if somebody pulled it"), "{text}");
 }
 
 #[test]

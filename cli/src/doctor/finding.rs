@@ -50,11 +50,7 @@ impl Finding {
     /// It cannot be seen from here.
     #[must_use]
     pub fn unseen(check: &'static str, why: &str) -> Self {
-        Self::warn(
-            check,
-            format!("not seen: {why}"),
-            "ask for the right to read it, or call doctor as somebody who has it",
-        )
+        Self::warn(check, format!("not seen: {why}"), "see that you may read it and that the API server answers")
     }
 }
 

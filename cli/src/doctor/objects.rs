@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use powercap_common::{
-    api::{DeviceState, Mode},
+    api::{Brake, DeviceState, Mode},
     condition::{self, Truth, kind},
     reason::Reason,
 };
@@ -15,10 +15,18 @@ use super::{
     seen::Seen,
 };
 use crate::{
-    caps::{Caps, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, brake, brake_reason, domain_set_by, policy_set_by},
     explain::node::SILENT_AFTER,
     mend::{mend, mend_word},
 };
+
+/// A cap that nothing is under harms nobody.
+const IDLE: [Reason; 2] = [Reason::NoMatchingPods, Reason::NoMatchingNodes];
+
+/// The conditions of nodes that should hold.
+const OF_NODES: &[&str] = &[kind::READY, kind::LEASE_CURRENT];
+/// Those of domains and policies.
+const OF_CAPS: &[&str] = &[kind::READY, kind::DATA_FRESH, kind::WITHIN_CAP, kind::FEASIBLE];
 
 /// All of them.
 #[must_use]
@@ -46,38 +54,30 @@ fn heartbeats(caps: &Caps, seen: &Seen) -> Vec<Finding> {
 }
 
 fn nodes(caps: &Caps) -> Vec<Finding> {
-    let ready = caps.nodes.iter().map(|node| {
-        let status = node.status.as_ref();
-        (
-            node.name_any(),
-            status.map(|status| status.conditions.as_slice()).unwrap_or_default(),
-            &[kind::READY, kind::LEASE_CURRENT][..],
-        )
-    });
-    not_well("nodes", &ready.collect::<Vec<_>>())
+    let all = caps.nodes.iter().map(|node| (node.name_any(), node.conditions(), OF_NODES));
+    not_well("nodes", &all.collect::<Vec<_>>())
 }
 
 fn domains(caps: &Caps) -> Vec<Finding> {
     if caps.unread.iter().any(|kind| kind == "powerdomains") {
         return vec![Finding::unseen("domains", "you may not list powerdomains")];
     }
-    let all = caps.domains.iter().map(|domain| {
-        let status = domain.status.as_ref();
-        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-        (domain_set_by(domain), conditions, &[kind::READY, kind::DATA_FRESH, kind::WITHIN_CAP, kind::FEASIBLE][..])
-    });
-    not_well("domains", &all.collect::<Vec<_>>())
+    let all = caps.domains.iter().map(|domain| (domain_set_by(domain), domain.conditions(), OF_CAPS));
+    let mut findings = not_well("domains", &all.collect::<Vec<_>>());
+    for domain in caps.domains.iter().filter(|domain| brake(domain) > Brake::None) {
+        let reason = brake_reason(domain);
+        let of = format!("{}, at {:?}: {}", domain_set_by(domain), brake(domain), reason.explanation());
+        findings.push(Finding::warn("brakes", of, mend(reason).unwrap_or_default()));
+    }
+    findings
 }
 
 fn policies(caps: &Caps) -> Vec<Finding> {
     if caps.unread.iter().any(|kind| kind == "powercappingpolicies") {
         return vec![Finding::unseen("policies", "you may not list powercappingpolicies")];
     }
-    let on = caps.policies.iter().filter(|policy| policy.spec.mode != Mode::Off).map(|policy| {
-        let status = policy.status.as_ref();
-        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-        (policy_set_by(policy), conditions, &[kind::READY, kind::DATA_FRESH, kind::WITHIN_CAP, kind::FEASIBLE][..])
-    });
+    let on = caps.policies.iter().filter(|policy| policy.spec.mode != Mode::Off);
+    let on = on.map(|policy| (policy_set_by(policy), policy.conditions(), OF_CAPS));
     not_well("policies", &on.collect::<Vec<_>>())
 }
 
@@ -89,7 +89,8 @@ fn not_well(check: &'static str, of: &[(String, &[Condition], &[&str])]) -> Vec<
             let truth = condition::truth(conditions, &condition.type_);
             if truth != Truth::True {
                 let of = format!("{name} ({}): {}", condition.type_, condition.message);
-                wrong.entry((truth == Truth::False, condition.reason.clone())).or_default().push(of);
+                let fails = truth == Truth::False && !IDLE.iter().any(|reason| condition.reason == reason.as_str());
+                wrong.entry((fails, condition.reason.clone())).or_default().push(of);
             }
         }
         if conditions.is_empty() {
@@ -98,10 +99,8 @@ fn not_well(check: &'static str, of: &[(String, &[Condition], &[&str])]) -> Vec<
         }
     }
     if wrong.is_empty() {
-        return vec![Finding::ok(
-            check,
-            if of.is_empty() { "there are none".to_owned() } else { format!("all well ({})", of.len()) },
-        )];
+        let all = if of.is_empty() { "there are none".to_owned() } else { format!("all well ({})", of.len()) };
+        return vec![Finding::ok(check, all)];
     }
     let finding = |((fails, reason), of): ((bool, String), Vec<String>)| {
         let word = reason.parse().map_or("", Reason::explanation);

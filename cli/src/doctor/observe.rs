@@ -27,7 +27,7 @@ use super::{
     seen::{Answer, Right, Seen, Settings},
 };
 use crate::{
-    caps::{Caps, has_code},
+    caps::{Caps, in_short},
     flags::DoctorFlags,
     target::Target,
 };
@@ -91,7 +91,7 @@ where
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn why(error: kube::Error) -> String {
-    if has_code(&error, 403) { "you may not".to_owned() } else { error.to_string() }
+    in_short(&error)
 }
 
 /// Asks for each right that matters.

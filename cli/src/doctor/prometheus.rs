@@ -10,6 +10,7 @@ use powercap_common::telemetry::{agent, dcgm, kepler};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::seen::{Answer, CHANGES_WITHIN_SECONDS, Sample, Series};
+use crate::caps::in_short;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,7 +55,7 @@ impl Place {
             None => {
                 let mut config = Config::new(uri);
                 (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(PATIENCE));
-                let client = Client::try_from(config).map_err(|error| in_full(&error))?;
+                let client = Client::try_from(config).map_err(|error| in_short(&error))?;
                 // The client puts the path of its address before each request's.
                 Ok(Self { client, path: String::new() })
             }
@@ -85,10 +86,11 @@ impl Place {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {
-        let request = Request::get(format!("{}{path}", self.path)).body(Vec::new()).map_err(|error| in_full(&error))?;
+        let request =
+            Request::get(format!("{}{path}", self.path)).body(Vec::new()).map_err(|error| error.to_string())?;
         let answer = tokio::time::timeout(PATIENCE, self.client.request_text(request)).await;
         let text = answer.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?;
-        let text = text.map_err(|error| in_full(&error))?;
+        let text = text.map_err(|error| in_short(&error))?;
         serde_json::from_str(&text).map_err(|error| format!("this is not Prometheus: {error}"))
     }
 }
@@ -111,11 +113,6 @@ fn encoded(query: &str) -> String {
     let byte =
         |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     query.bytes().map(byte).collect()
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[derive(Deserialize)]

@@ -4,16 +4,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use powercap_common::{
-    api::{Brake, GpuStatus, Mode, PowerCappingPolicy, PowerDomain},
+    api::{Brake, Mode, PowerCappingPolicy, PowerDomain},
     reason::Reason,
 };
 
 use super::{
+    advice::ordered_by,
     answer::{Answer, Cause},
     boards,
 };
 use crate::{
-    caps::{Caps, brake, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, domain_set_by, policy_set_by},
     rows::{DomainRow, NodeRow, PolicyRow},
 };
 
@@ -23,18 +24,11 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
     let set_by = policy_set_by(policy);
     let mut answer = Answer::new(set_by.clone(), String::new());
     answer.policies.push(PolicyRow::from(policy));
-    let mut of_policy = Vec::new();
-    for node in &caps.nodes {
-        let ours = |gpu: &&GpuStatus| {
-            node.spec.gpu_frequencies.iter().any(|ceiling| ceiling.uuid == gpu.uuid && ceiling.set_by == set_by)
-        };
-        of_policy.extend(node.status.iter().flat_map(|status| &status.gpus).filter(ours).map(|gpu| (node, gpu)));
-    }
-    let held = boards::explain(&of_policy, caps, &mut answer);
-    let conditions = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    say(&set_by, conditions, &mut answer);
+    let boards = caps.nodes.iter().flat_map(|node| ordered_by(node, &set_by).map(move |gpu| (node, gpu)));
+    let held = boards::explain(&boards.collect::<Vec<_>>(), caps, &mut answer);
+    say(&set_by, policy.conditions(), &mut answer);
     let cap = policy.spec.power_cap_limit_watts;
-    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), "its pods");
+    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), Who::Pods);
     answer.summary = match policy.spec.mode {
         Mode::Off => format!("{set_by} is switched off: it measures and changes nothing."),
         Mode::Advise => {
@@ -63,17 +57,14 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
     let members = caps.nodes.iter().filter(|node| node.spec.domains.contains(&name));
     answer.nodes = members.map(|node| NodeRow::of(node, now)).collect();
     let status = domain.status.as_ref();
-    if brake(domain) > Brake::None {
-        let by = match status.and_then(|status| status.brake.as_ref()).filter(|brake| brake.level > domain.spec.brake) {
-            Some(_) => "The recommender",
-            None => "Somebody, in spec.brake,",
-        };
-        let says = format!("{by} pulled it to {:?}.", brake(domain));
+    // What the recommender pulled is a condition.
+    if domain.spec.brake > Brake::None {
+        let says = format!("Somebody, in spec.brake, pulled it to {:?}.", domain.spec.brake);
         answer.why.push(Cause::new(Reason::BrakePulled, &of, &says, None));
     }
-    say(&of, status.map(|status| status.conditions.as_slice()).unwrap_or_default(), &mut answer);
+    say(&of, domain.conditions(), &mut answer);
     let cap = domain.spec.power_cap_limit_watts;
-    let draws = draws(status.and_then(|status| status.current_power_watts), "it");
+    let draws = draws(status.and_then(|status| status.current_power_watts), Who::Domain);
     let committed = status.and_then(|status| status.committed_watts);
     let promised = committed.map_or_else(
         || "what its nodes may be drawing is not known".to_owned(),
@@ -83,7 +74,8 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
         0 => String::new(),
         watts => format!(", {watts} W are counted as unmanaged"),
     };
-    answer.summary = format!("{of} keeps {} nodes within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
+    answer.summary =
+        format!("{of} keeps its nodes ({}) within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
     answer
 }
 
@@ -103,7 +95,18 @@ fn say(of: &str, conditions: &[Condition], answer: &mut Answer) {
     answer.mend();
 }
 
-fn draws(power: Option<u32>, who: &str) -> String {
-    let verb = if who == "it" { "draws" } else { "draw" };
-    power.map_or_else(|| format!("the power of {who} is not known"), |power| format!("{who} {verb} {power} W"))
+fn draws(power: Option<u32>, who: Who) -> String {
+    match (power, who) {
+        (Some(power), Who::Pods) => format!("its pods draw {power} W"),
+        (Some(power), Who::Domain) => format!("it draws {power} W"),
+        (None, Who::Pods) => "the power of its pods is not known".to_owned(),
+        (None, Who::Domain) => "its power is not known".to_owned(),
+    }
+}
+
+/// Who draws the power.
+#[derive(Clone, Copy)]
+enum Who {
+    Pods,
+    Domain,
 }

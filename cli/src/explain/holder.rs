@@ -19,7 +19,7 @@ use powercap_common::{
     reason::Reason,
 };
 
-use crate::caps::{Caps, brake, share};
+use crate::caps::{Caps, Conditions, brake, share};
 
 /// Who holds a board back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,8 +130,7 @@ fn budget(node: &NodeFrequencies, caps: &Caps) -> Holder {
 /// What the agent says of the recommender's Lease.
 #[must_use]
 pub fn lease_reason(node: &NodeFrequencies) -> Option<Reason> {
-    let conditions = &node.status.as_ref()?.conditions;
-    conditions.iter().find(|condition| condition.type_ == kind::LEASE_CURRENT)?.reason.parse().ok()
+    node.condition(kind::LEASE_CURRENT)?.reason.parse().ok()
 }
 
 fn slowest(node: &NodeFrequencies, gpu: &GpuStatus, caps: &Caps) -> Holder {

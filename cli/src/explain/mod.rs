@@ -3,11 +3,13 @@
 //! It reads objects and decides nothing of its own: the reasons are those of the node agents and of the
 //! recommender, in their documented words.
 
+pub mod advice;
 pub mod answer;
 pub mod boards;
 pub mod cap;
 pub mod holder;
 pub mod node;
+pub mod particulars;
 pub mod pod;
 pub mod subject;
 

@@ -11,10 +11,15 @@ use powercap_common::{
 
 use super::{
     answer::{Answer, Cause},
-    boards::{self, Held, may_draw},
+    boards::{self, Held},
     holder::{lease_reason, pulled},
+    particulars::may_draw,
 };
-use crate::{caps::Caps, rows::NodeRow, table::age};
+use crate::{
+    caps::{Caps, Conditions, brake_reason},
+    rows::NodeRow,
+    table::age,
+};
 
 /// An agent writes a status every five minutes at least; the recommender too calls it silent after this.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_mins(6);
@@ -66,21 +71,18 @@ pub fn causes(node: &NodeFrequencies, caps: &Caps, now: Timestamp) -> Vec<Cause>
         let says = format!("What is said here of it is {} old.", age(heard, now));
         causes.push(Cause::new(Reason::AgentSilent, &of, &says, Some(heard)));
     }
-    let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
     let not = |condition: &&Condition| condition.status != Truth::True.as_str();
-    causes.extend(condition(kind::READY).filter(not).map(|condition| Cause::of_condition(&of, condition)));
+    causes.extend(node.condition(kind::READY).filter(not).map(|condition| Cause::of_condition(&of, condition)));
     if lease_reason(node).is_some_and(|reason| reason != Reason::LeaseRenewed) {
-        causes.extend(condition(kind::LEASE_CURRENT).map(|condition| Cause::of_condition(&of, condition)));
+        causes.extend(node.condition(kind::LEASE_CURRENT).map(|condition| Cause::of_condition(&of, condition)));
     }
     if let Some((domain, level)) = pulled(node, caps) {
-        let says = format!("It is that of powerdomain/{}, at {level:?}.", domain.name_any());
-        causes.push(Cause::new(Reason::BrakePulled, &of, &says, None));
+        let says = format!("The brake of powerdomain/{} is at {level:?}.", domain.name_any());
+        causes.push(Cause::new(brake_reason(domain), &of, &says, domain.since(kind::BRAKED, Truth::True)));
     }
     let held = status.acknowledged.map(|acknowledged| acknowledged.epoch);
     if held != Some(node.spec.epoch) && !node.spec.release && heard.is_some() {
-        let says =
-            "Its agent has not yet acknowledged its newest orders: limits read back and power measured below them.";
-        causes.push(Cause { reason: Reason::Pending.to_string(), of: of.clone(), says: says.to_owned(), since: None });
+        causes.push(Cause::new(Reason::Pending, &of, "Its agent has not acknowledged its newest orders yet.", None));
     }
     causes.extend(cpus(node, &status.cpus));
     causes

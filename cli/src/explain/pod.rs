@@ -15,7 +15,7 @@ use super::{
     boards::{self, Board, Held},
     node,
 };
-use crate::caps::{Caps, policy_set_by};
+use crate::caps::{Caps, Conditions, policy_set_by};
 
 /// What NVIDIA's device plugin advertises.
 const GPU: &str = "nvidia.com/gpu";
@@ -121,7 +121,6 @@ fn policies(pod: &Pod, caps: &Caps) -> Vec<Cause> {
 /// Whether it acts; and while it does, whether it is triggered.
 fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
     let of = policy_set_by(policy);
-    let conditions = policy.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let told: &[&str] = if policy.spec.mode == Mode::Enforce {
         &[kind::READY, kind::CAP_TRIGGERED, kind::DATA_FRESH]
     } else {
@@ -132,7 +131,7 @@ fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
         kind::CAP_TRIGGERED => status == "True",
         _ => true,
     };
-    let found = conditions.iter().filter(|condition| {
+    let found = policy.conditions().iter().filter(|condition| {
         told.contains(&condition.type_.as_str()) && worth_telling(&condition.type_, &condition.status)
     });
     found.map(|condition| Cause::of_condition(&of, condition)).collect()
