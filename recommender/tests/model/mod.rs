@@ -1,8 +1,8 @@
 //! The conservation protocol as a model checker walks it: two recommenders, two nodes and an API server,
 //! of which anything may be late, lost or restarted.
 //!
-//! A recommender's step calls what the recommender runs: [`Holding::of`], [`permitted`], [`promise::next`]
-//! and [`promise::note`]. The API server refuses what the real one refuses: a write on another version,
+//! A recommender's step calls what the recommender runs: `Holding::of`, `permitted`, `promise::next`
+//! and `promise::note`. The API server refuses what the real one refuses: a write on another version,
 //! an epoch that goes back. Events in the domain (a cut, a join, a boot) are seen by everybody at once, since
 //! a decision made before one is seen is a decision made before it; objects are seen late.
 //!
@@ -26,14 +26,14 @@ const CAP: u8 = 8;
 const CAPS: [u8; 3] = [4, 6, CAP];
 const UNMANAGED: u8 = 2;
 const NODES: usize = 2;
+/// Writes of which nobody hears, at one time.
+const IN_FLIGHT: usize = 2;
+
 /// What may be drawn and what is unmanaged never grows above the cap; where a cut, a join, a boot or a rise
 /// of the unmanaged left it above, it only falls until it fits.
 pub const CONSERVED: &str = "promised and unmanaged watts never grow above the cap";
 /// When everything is heard, carried out and told, nothing is left to give, or something is written.
 pub const GIVEN_OUT: &str = "at rest every watt is given out";
-
-/// Writes whose answers got lost, at one time.
-const IN_FLIGHT: usize = 2;
 
 /// Term and sequence.
 type At = (u8, u8);
