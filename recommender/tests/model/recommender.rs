@@ -75,12 +75,11 @@ impl Recommender {
     }
 
     fn holding(&self, node: usize, term: u8, rules: Rules) -> Holding {
-        let view = self.view[node];
-        let Some(object) = view else { return Holding::default() };
+        let Some(object) = self.view[node] else { return Holding::default() };
         let boot_id = if rules == Rules::IgnoresBoots { "" } else { "now" };
         let uncertain = self.uncertain.get(&name(node)).copied();
         let holding = Holding::of(&object.as_kubernetes_has_it(), boot_id, term.into(), uncertain);
-        rules.holding(holding.with_nameplate(Some(watts(NAMEPLATE))), view)
+        rules.holding(holding.with_nameplate(Some(watts(NAMEPLATE))))
     }
 }
 

@@ -1,17 +1,14 @@
 //! The rules by which a recommender writes, and rules with one of them left out: what each is there for.
 
-use powercap_common::units::Watts;
 use powercap_recommender::decide::grants::Holding;
-
-use super::{KILO, state::Object};
 
 /// The recommender's own rules, or all of them but one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
     /// As the recommender is.
     All,
-    /// A node counts with what it acknowledged, not with what it was promised since.
-    CountsWhatIsAcknowledged,
+    /// A node counts with its grant, not with what it was promised before and may still be drawing.
+    CountsWhatIsGranted,
     /// Nodes of an earlier leader's term are as good as those of one's own.
     IgnoresTerms,
     /// A node that booted counts with what it was promised.
@@ -26,10 +23,9 @@ pub enum Rules {
 
 impl Rules {
     /// What these rules make of a node that counts with this.
-    pub fn holding(self, holding: Holding, object: Option<Object>) -> Holding {
-        let acknowledged = || Some(Watts::new(u32::from(object?.status?.acknowledged?.1) * KILO));
+    pub fn holding(self, holding: Holding) -> Holding {
         match self {
-            Self::CountsWhatIsAcknowledged => Holding { committed: acknowledged().or(holding.committed), ..holding },
+            Self::CountsWhatIsGranted => Holding { committed: holding.granted, ..holding },
             Self::IgnoresTerms => Holding { in_term: true, ..holding },
             Self::NeverWritesAgain => Holding { unanswered: false, ..holding },
             _ => holding,

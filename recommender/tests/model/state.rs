@@ -31,8 +31,6 @@ pub struct Node {
     pub draws: u8,
     /// The orders that its agent read last, and does not carry out yet.
     read: Option<(At, u8)>,
-    /// What its agent carries out, and has not told yet.
-    carried_out: Option<(At, u8)>,
 }
 
 /// What the API server holds of one node.
@@ -64,11 +62,11 @@ pub struct Letter {
 
 impl State {
     /// A domain at peace. Its second node stands in it too, or is yet to come.
-    pub fn settled(both: bool, events: u8) -> Self {
-        let told = ((1, 1), CAP / 2);
+    pub fn settled(grant: u8, both: bool, events: u8) -> Self {
+        let told = ((1, 1), grant);
         let status = Some(Said { of_this_boot: true, acknowledged: Some(told) });
         let object = Some(Object { epoch: told.0, grant: told.1, committed: Some(told.1), status });
-        let member = Node { in_domain: true, object, draws: told.1, read: None, carried_out: None };
+        let member = Node { in_domain: true, object, draws: told.1, read: None };
         let stranger = Node { in_domain: false, object: None, draws: NAMEPLATE, ..member };
         let nodes = [member, if both { member } else { stranger }];
         let view = nodes.map(|node| node.object);
@@ -121,13 +119,12 @@ impl State {
 
     pub fn agents_may(&self, steps: &mut Vec<Step>) {
         for (at, node) in self.nodes.iter().enumerate() {
-            let fresh = |object: super::state::Object| {
+            let fresh = |object: Object| {
                 let orders = Some((object.epoch, object.grant));
-                !object.is_told() && node.read != orders && node.carried_out != orders
+                !object.is_told() && node.read != orders
             };
             steps.extend(node.object.is_some_and(fresh).then_some(Step::Read(at)));
             steps.extend(node.read.map(|_| Step::CarryOut(at)));
-            steps.extend(node.carried_out.map(|_| Step::Acknowledge(at)));
         }
     }
 
@@ -163,16 +160,8 @@ impl State {
             }
             Step::Lose(letter) => drop(self.letters.remove(letter)),
             Step::Read(at) => self.read(at),
-            Step::CarryOut(at) => {
-                let node = &mut self.nodes[at];
-                node.carried_out = node.read.take();
-                node.draws = node.carried_out.map_or(node.draws, |(_, grant)| grant);
-            }
-            Step::Acknowledge(at) => {
-                let acknowledged = self.nodes[at].carried_out.take();
-                self.say(at, Said { of_this_boot: true, acknowledged });
-            }
-            Step::Restart(at) => (self.nodes[at].read, self.nodes[at].carried_out) = (None, None),
+            Step::CarryOut(at) => self.carry_out(at),
+            Step::Restart(at) => self.nodes[at].read = None,
             Step::Boot(at) => self.boot(at),
             Step::Cap(cap) => self.cap = cap,
             Step::Unmanaged => self.unmanaged = UNMANAGED - self.unmanaged,
@@ -242,9 +231,16 @@ impl State {
         }
     }
 
+    fn carry_out(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let acknowledged = node.read.take();
+        node.draws = acknowledged.map_or(node.draws, |(_, grant)| grant);
+        self.say(at, Said { of_this_boot: true, acknowledged });
+    }
+
     fn boot(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        (node.draws, node.read, node.carried_out) = (NAMEPLATE, None, None);
+        (node.draws, node.read) = (NAMEPLATE, None);
         let views = self.recommenders.iter_mut().map(|recommender| &mut recommender.view[at]);
         let objects = views.chain([&mut node.object]).flatten();
         objects.filter_map(|object| object.status.as_mut()).for_each(|said| said.of_this_boot = false);
@@ -265,7 +261,7 @@ impl State {
             [&mut object.epoch].into_iter().chain(acknowledged.map(|(epoch, _)| epoch))
         }
         for node in &mut self.nodes {
-            let orders = node.read.iter_mut().chain(&mut node.carried_out).map(|(epoch, _)| epoch);
+            let orders = node.read.iter_mut().map(|(epoch, _)| epoch);
             orders.chain(node.object.iter_mut().flat_map(of)).for_each(&mut with);
         }
         self.letters.iter_mut().for_each(|letter| with(&mut letter.epoch));
@@ -282,7 +278,7 @@ impl State {
 
 impl Node {
     fn is_idle(&self) -> bool {
-        self.read.is_none() && self.carried_out.is_none()
+        self.read.is_none()
     }
 }
 
