@@ -1,10 +1,10 @@
 //! When to read a board's power next: right after its sensor has shown something new.
 //!
 //! ```text
-//!              news at every other sample                      no news, three times
-//!   searching ────────────────────────────▶ following ◀──────────────────────────────▶ standing still
-//!    two samples       ▲                        │            news        one sample, where news would be
-//!    a rhythm          └── news at every sample ┘
+//!             news at every other sample             no news, four times in 24 ms
+//!   searching ──────────────────────────▶ following ─────────────────────────────▶ still
+//!   two samples ◀──────────────────────── one sample, ◀─────────────────────────── one sample,
+//!   a rhythm      news at every sample    after news              news             where news would be
 //! ```
 //!
 //! The sensors of A100 and H100 show a new value once in 100 ms, each board's at a moment of its own. Who
@@ -73,16 +73,16 @@ impl Rhythm {
             Pace::Following { in_a_row, .. } if news && EARLIER * in_a_row > self.half + LATER => {
                 (Pace::Searching { turns: 0, news }, at + self.half)
             }
-            Pace::Following { retries: 0, in_a_row } if news => {
-                (Pace::Following { retries: 0, in_a_row: in_a_row + 1 }, due + whole - EARLIER)
+            Pace::Following { retries, in_a_row } if news => {
+                let in_a_row = if retries == 0 { in_a_row + 1 } else { 0 };
+                (Pace::Following { retries: 0, in_a_row }, due + whole - EARLIER)
             }
-            Pace::Following { .. } | Pace::Still if news => {
-                (Pace::Following { retries: 0, in_a_row: 0 }, due + whole - EARLIER)
-            }
+            Pace::Still if news => (Pace::Following { retries: 0, in_a_row: 0 }, due + whole - EARLIER),
             Pace::Following { retries, .. } if retries < RETRIES => {
                 (Pace::Following { retries: retries + 1, in_a_row: 0 }, at + LATER)
             }
-            Pace::Following { retries, .. } => (Pace::Still, due + whole - LATER * (retries - 1)),
+            // It was due with the first retry.
+            Pace::Following { .. } => (Pace::Still, due + whole - LATER * (RETRIES - 1)),
             Pace::Still => (Pace::Still, due + whole),
         };
         let mut next = next;
