@@ -42,8 +42,8 @@ pub(super) struct Rhythm {
 enum Pace {
     /// How often news and no news came in turn, and which was last.
     Searching { turns: u32, news: bool },
-    /// Samples without news since the last; news in a row at the first sample.
-    Following { retries: u32, in_a_row: u32 },
+    /// When news were to come; samples without any since then; news in a row at the first sample.
+    Following { beat: Instant, retries: u32, in_a_row: u32 },
     /// The sensor says the same again and again.
     Still,
 }
@@ -60,11 +60,16 @@ impl Rhythm {
         let whole = self.half * 2;
         // Who comes late saw no later news than who comes in time.
         let due = self.due.map_or(at, |due| due.min(at));
+        let following = |from: Instant, in_a_row| {
+            let beat = next_after(at, from + whole - EARLIER, whole);
+            (Pace::Following { beat, retries: 0, in_a_row }, beat)
+        };
+        let still = |from: Instant| (Pace::Still, next_after(at, from + whole, whole));
         let (pace, next) = match self.pace {
             Pace::Searching { turns, news: before } => {
                 let turns = if news == before { 0 } else { turns + 1 };
                 if news && turns >= TURNS {
-                    (Pace::Following { retries: 0, in_a_row: 0 }, at + whole - EARLIER)
+                    following(at, 0)
                 } else {
                     (Pace::Searching { turns, news }, at + self.half)
                 }
@@ -73,22 +78,17 @@ impl Rhythm {
             Pace::Following { in_a_row, .. } if news && EARLIER * in_a_row > self.half + LATER => {
                 (Pace::Searching { turns: 0, news }, at + self.half)
             }
-            Pace::Following { retries, in_a_row } if news => {
-                let in_a_row = if retries == 0 { in_a_row + 1 } else { 0 };
-                (Pace::Following { retries: 0, in_a_row }, due + whole - EARLIER)
+            Pace::Following { retries, in_a_row, .. } if news => {
+                following(due, if retries == 0 { in_a_row + 1 } else { 0 })
             }
-            Pace::Still if news => (Pace::Following { retries: 0, in_a_row: 0 }, due + whole - EARLIER),
-            Pace::Following { retries, .. } if retries < RETRIES => {
-                (Pace::Following { retries: retries + 1, in_a_row: 0 }, at + LATER)
+            Pace::Still if news => following(due, 0),
+            Pace::Following { beat, retries, .. } if retries < RETRIES => {
+                (Pace::Following { beat, retries: retries + 1, in_a_row: 0 }, at + LATER)
             }
-            // It was due with the first retry.
-            Pace::Following { .. } => (Pace::Still, due + whole - LATER * (RETRIES - 1)),
-            Pace::Still => (Pace::Still, due + whole),
+            // The first sample may have come too early.
+            Pace::Following { beat, .. } => still(beat + LATER),
+            Pace::Still => still(due),
         };
-        let mut next = next;
-        while next <= at {
-            next += whole;
-        }
         (self.pace, self.due) = (pace, Some(next));
         next
     }
@@ -98,6 +98,15 @@ impl Rhythm {
         *self = Self::new(self.half);
         at + self.half
     }
+}
+
+/// The first moment after `at` that is whole rhythms after `from`.
+fn next_after(at: Instant, from: Instant, whole: Duration) -> Instant {
+    let mut next = from;
+    while next <= at {
+        next += whole;
+    }
+    next
 }
 
 #[cfg(test)]
