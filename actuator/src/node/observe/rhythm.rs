@@ -3,8 +3,8 @@
 //! ```text
 //!             news at every other sample             no news, four times in 24 ms
 //!   searching ──────────────────────────▶ following ─────────────────────────────▶ still
-//!   two samples ◀──────────────────────── one sample, ◀─────────────────────────── one sample,
-//!   a rhythm      news at every sample    after news              news             where news would be
+//!   two samples ◀──────────────────────── one sample, ◀─────────────────────────── two samples,
+//!   a rhythm      news at every sample    after news              news             one where news would be
 //! ```
 //!
 //! The sensors of A100 and H100 show a new value once in 100 ms, each board's at a moment of its own. Who
@@ -64,7 +64,7 @@ impl Rhythm {
             let beat = next_after(at, from + whole - EARLIER, whole);
             (Pace::Following { beat, retries: 0, in_a_row }, beat)
         };
-        let still = |from: Instant| (Pace::Still, next_after(at, from + whole, whole));
+        let still = |from: Instant| (Pace::Still, next_after(at, from + self.half, self.half));
         let (pace, next) = match self.pace {
             Pace::Searching { turns, news: before } => {
                 let turns = if news == before { 0 } else { turns + 1 };
