@@ -77,6 +77,18 @@ fn a_cut_carries_every_new_share_in_its_first_plan() {
 }
 
 #[test]
+fn a_few_watts_that_the_cpus_leave_reach_the_boards_after_a_rest() {
+    let orders = granted(1, 5200);
+    let mut rack = Rack::new(8, 0.0, 0.02, BUSY);
+    rack.cpu_watts = 260;
+    rack.seconds(20.0, Some(&orders), limits_fit);
+    let before = rack.limits();
+    rack.cpu_watts = 212;
+    rack.seconds(15.0, Some(&orders), limits_fit);
+    assert!(rack.limits() >= before + 40.0, "{} W after {before} W", rack.limits());
+}
+
+#[test]
 fn training_steps_with_pauses_are_held_without_hunting() {
     let orders = granted(1, 5200);
     let mut rack = Rack::new(8, 5.0, 0.02, TRAINING);

@@ -284,3 +284,36 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     let reason = draft.reason.unwrap_or(Reason::Enforcing);
     plan.boards.push(BoardWrite { uuid: uuid.clone(), number, lock: draft.lock, limit, reason });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demands(powers: impl IntoIterator<Item = u32>) -> Demand {
+        let ticks = powers.into_iter().zip((0..).map(|tick| Duration::from_millis(100 * tick)));
+        ticks.fold(Demand::default(), |demand, (power, now)| demand.next(Watts::new(power), now))
+    }
+
+    #[test]
+    fn a_demand_outlasts_the_pauses_of_a_load_though_no_peak_is_as_high_as_the_first() {
+        let steps = (0..20).flat_map(|step| std::iter::repeat_n(650 - step, 6).chain(std::iter::repeat_n(70, 8)));
+        let peak = demands(steps).peak;
+        assert!(peak >= Watts::new(600), "{peak}");
+    }
+
+    #[test]
+    fn a_demand_is_given_up_by_a_board_that_stays_idle() {
+        assert_eq!(demands(std::iter::repeat_n(650, 10).chain(std::iter::repeat_n(70, 120))).peak, Watts::new(70));
+    }
+
+    #[test]
+    fn a_board_rises_until_its_sensor_has_seen_the_whole_of_it() {
+        let demand = demands([70, 70, 70, 250]);
+        assert!(demand.rises(Duration::from_millis(300)) && demand.rises(Duration::from_millis(450)));
+        assert!(!demand.rises(Duration::from_millis(500)));
+        assert!(
+            !demands((0..50).map(|tick| 400 + tick % 7)).rises(Duration::from_millis(4900)),
+            "a flutter is no rise"
+        );
+    }
+}

@@ -16,9 +16,9 @@ use super::state::{BoardState, State};
 use crate::node::observation::{Observation, Packages, SeenBoard};
 
 /// The CPUs' claim moves in steps of this.
-const STEP: Watts = Watts::new(4);
+const STEP: Watts = Watts::new(10);
 /// What their power, a mean of half a second at the least, may err by.
-const RESERVE: Watts = Watts::new(3);
+const RESERVE: Watts = Watts::new(5);
 /// How long the CPUs' power must have been lower before their claim falls.
 const HOLD: Duration = Duration::from_secs(5);
 
@@ -99,13 +99,13 @@ mod tests {
     fn the_cpus_claim_follows_up_at_once_and_down_late() {
         let second = Duration::from_secs;
         let claim = CpuClaim::default().next(Some(&packages(Some(212), 0)), second(1));
-        assert_eq!(claim.watts, Watts::new(216));
+        assert_eq!(claim.watts, Watts::new(220));
         let claim = claim.next(Some(&packages(Some(300), 0)), second(2));
-        assert_eq!(claim.watts, Watts::new(304));
+        assert_eq!(claim.watts, Watts::new(310));
         let claim = claim.next(Some(&packages(Some(200), 0)), second(3)).next(Some(&packages(Some(200), 0)), second(7));
-        assert_eq!(claim.watts, Watts::new(304));
+        assert_eq!(claim.watts, Watts::new(310));
         let claim = claim.next(Some(&packages(Some(200), 0)), second(9));
-        assert_eq!(claim.watts, Watts::new(204));
+        assert_eq!(claim.watts, Watts::new(210));
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
             claims.push(claim.watts);
         }
         claims.dedup();
-        assert_eq!(claims, [Watts::new(456), Watts::new(408)]);
+        assert_eq!(claims, [Watts::new(460), Watts::new(410)]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! When to read a board's power next: right after its sensor has shown something new.
 //!
 //! ```text
-//!              news at every other sample                      no news, three times
-//!   searching ────────────────────────────▶ following ◀──────────────────────────────▶ standing still
-//!    two samples       ▲                        │            news        one sample, where news would be
-//!    a rhythm          └── news at every sample ┘
+//!             news at every other sample             no news, four times in 24 ms
+//!   searching ──────────────────────────▶ following ─────────────────────────────▶ still
+//!   two samples ◀──────────────────────── one sample, ◀─────────────────────────── two samples,
+//!   a rhythm      news at every sample    after news              news             one where news would be
 //! ```
 //!
 //! The sensors of A100 and H100 show a new value once in 100 ms, each board's at a moment of its own. Who
@@ -42,8 +42,8 @@ pub(super) struct Rhythm {
 enum Pace {
     /// How often news and no news came in turn, and which was last.
     Searching { turns: u32, news: bool },
-    /// Samples without news since the last; news in a row at the first sample.
-    Following { retries: u32, in_a_row: u32 },
+    /// When news were to come; samples without any since then; news in a row at the first sample.
+    Following { beat: Instant, retries: u32, in_a_row: u32 },
     /// The sensor says the same again and again.
     Still,
 }
@@ -60,11 +60,16 @@ impl Rhythm {
         let whole = self.half * 2;
         // Who comes late saw no later news than who comes in time.
         let due = self.due.map_or(at, |due| due.min(at));
+        let following = |from: Instant, in_a_row| {
+            let beat = next_after(at, from + whole - EARLIER, whole);
+            (Pace::Following { beat, retries: 0, in_a_row }, beat)
+        };
+        let still = |from: Instant| (Pace::Still, next_after(at, from + self.half, self.half));
         let (pace, next) = match self.pace {
             Pace::Searching { turns, news: before } => {
                 let turns = if news == before { 0 } else { turns + 1 };
                 if news && turns >= TURNS {
-                    (Pace::Following { retries: 0, in_a_row: 0 }, at + whole - EARLIER)
+                    following(at, 0)
                 } else {
                     (Pace::Searching { turns, news }, at + self.half)
                 }
@@ -73,22 +78,17 @@ impl Rhythm {
             Pace::Following { in_a_row, .. } if news && EARLIER * in_a_row > self.half + LATER => {
                 (Pace::Searching { turns: 0, news }, at + self.half)
             }
-            Pace::Following { retries: 0, in_a_row } if news => {
-                (Pace::Following { retries: 0, in_a_row: in_a_row + 1 }, due + whole - EARLIER)
+            Pace::Following { retries, in_a_row, .. } if news => {
+                following(due, if retries == 0 { in_a_row + 1 } else { 0 })
             }
-            Pace::Following { .. } | Pace::Still if news => {
-                (Pace::Following { retries: 0, in_a_row: 0 }, due + whole - EARLIER)
+            Pace::Still if news => following(due, 0),
+            Pace::Following { beat, retries, .. } if retries < RETRIES => {
+                (Pace::Following { beat, retries: retries + 1, in_a_row: 0 }, at + LATER)
             }
-            Pace::Following { retries, .. } if retries < RETRIES => {
-                (Pace::Following { retries: retries + 1, in_a_row: 0 }, at + LATER)
-            }
-            Pace::Following { retries, .. } => (Pace::Still, due + whole - LATER * (retries - 1)),
-            Pace::Still => (Pace::Still, due + whole),
+            // The first sample may have come too early.
+            Pace::Following { beat, .. } => still(beat + LATER),
+            Pace::Still => still(due),
         };
-        let mut next = next;
-        while next <= at {
-            next += whole;
-        }
         (self.pace, self.due) = (pace, Some(next));
         next
     }
@@ -98,6 +98,15 @@ impl Rhythm {
         *self = Self::new(self.half);
         at + self.half
     }
+}
+
+/// The first moment after `at` that is whole rhythms after `from`.
+fn next_after(at: Instant, from: Instant, whole: Duration) -> Instant {
+    let mut next = from;
+    while next <= at {
+        next += whole;
+    }
+    next
 }
 
 #[cfg(test)]

@@ -117,6 +117,8 @@ impl Standing {
     }
 
     fn read_limit(&mut self, board: &mut dyn Board) -> Result<(), DeviceError> {
+        // Without it nothing more is told.
+        self.limit_at = None;
         self.limit = board.read_limit()?;
         self.awaited =
             self.awaited.filter(|(limit, since)| self.limit != Some(*limit) && since.elapsed() < SHOWS_WITHIN);
