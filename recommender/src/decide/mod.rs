@@ -6,6 +6,8 @@
 //!                                                              plan ◀─ report ◀─ node ◀──────┘
 //! ```
 //!
+//! What draws how much is asked of `readings` alone, which knows whose reading counts.
+//!
 //! Must hold: [`decide`] is total (it neither fails nor panics), pure (no client, clock or async in
 //! here) and deterministic: the same observation and time give the same plan, in the same order. Its
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
