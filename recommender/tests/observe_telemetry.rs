@@ -85,6 +85,27 @@ fn packages_of_a_node_add_up_and_a_sum_with_an_unknown_part_is_unknown() {
 }
 
 #[test]
+fn joules_of_an_early_kepler_count_by_their_rate_and_not_beside_watts() {
+    let element = |labels: &[(&str, &str)], value| {
+        let labels = labels.iter().copied().collect();
+        Element { labels, others: 0, evaluated_at: 100.0, value }
+    };
+    let early = [("instance", "n1")];
+    let both = [[("instance", "n2"), ("zone", "package")], [("instance", "10.0.0.2:28282"), ("node_name", "n2")]];
+    let values = [element(&early, 150.0), element(&both[0], 140.0), element(&both[1], 120.0)];
+    let times = [element(&early, 97.0), element(&both[0], 97.0), element(&both[1], 98.0)];
+    let nodes = kepler::nodes(&values, &times, asked_at(), &Names::default());
+    let nodes: Vec<_> = nodes.iter().map(|(node, sample)| (node.as_str(), sample.value)).collect();
+    assert_eq!(nodes, [("n1", Watts::new(150)), ("n2", Watts::new(120))]);
+
+    let containers = [("container_namespace", "llm"), ("pod_name", "chat-0")];
+    let (value, time) = ([element(&containers, 31.0)], [element(&containers, 98.5)]);
+    let pods = kepler::pods(&value, &time, asked_at(), &Names::default());
+    assert_eq!(pods[&pod("chat-0")].value, Watts::new(31));
+    assert_eq!(asked_at().duration_since(pods[&pod("chat-0")].at).as_millis(), 1500);
+}
+
+#[test]
 fn what_is_no_measurement_is_no_reading() {
     for bad in ["NaN", "+Inf", "-Inf", "-3", "1e9", "1e300"] {
         let mut power = answer("dcgm-power");
@@ -231,6 +252,7 @@ async fn the_bearer_token_is_read_anew_for_each_query() {
         prometheus.instant("up").await.unwrap();
     }
     assert_eq!(seen.await.unwrap(), ["authorization: bearer first", "authorization: bearer second"]);
+    // The file is gone, and nothing is asked as nobody.
     std::fs::remove_file(token.path()).unwrap();
     assert!(matches!(prometheus.instant("up").await, Err(PrometheusError::ReadFile { .. })));
 }

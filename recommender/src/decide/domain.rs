@@ -117,14 +117,8 @@ pub struct DomainReport {
 
 /// The status, given what each of its nodes is committed for after this decision's writes. `names` are the
 /// domains'.
-pub fn report(
-    view: &DomainView,
-    names: &[&str],
-    fleet: &Fleet<'_>,
-    committed: &[Option<Watts>],
-    observation: &Observation,
-    now: Timestamp,
-) -> DomainReport {
+pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], readings: &Readings<'_>) -> DomainReport {
+    let &Readings { fleet, observation, now, .. } = readings;
     let mut status = view.object.status.clone().unwrap_or_default();
     let generation = view.object.metadata.generation;
     let say = |conditions: &mut Vec<_>, kind, truth, reason, message: String| {
@@ -150,7 +144,7 @@ pub fn report(
     let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
-    let power = measured(view, domain, Readings { fleet, observation, now });
+    let power = measured(view, domain, readings);
     match &power {
         Ok(Measured { power, apart, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };
@@ -285,11 +279,11 @@ struct Measured<'a> {
 }
 
 /// By the readings of every device and the rule for what stands beside them.
-fn measured<'a>(view: &DomainView, domain: &Domain, readings: Readings<'a>) -> Result<Measured<'a>, Hold> {
+fn measured<'a>(view: &DomainView, domain: &Domain, readings: &Readings<'a>) -> Result<Measured<'a>, Hold> {
     if view.members.is_empty() {
         return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
     }
-    let Readings { fleet, observation, now } = readings;
+    let &Readings { fleet, observation, now, .. } = readings;
     let (mut oldest, mut apart) = (now, Vec::new());
     let members: BTreeSet<_> = view.members.iter().copied().collect();
     let mut devices = vec![Watts::ZERO; fleet.nodes.len()];

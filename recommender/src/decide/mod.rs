@@ -6,6 +6,8 @@
 //!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──┘
 //! ```
 //!
+//! What draws how much is asked of `readings` alone, which knows whose reading counts.
+//!
 //! Must hold: [`decide`] is total (it neither fails nor panics), pure (no client, clock or async in
 //! here) and deterministic: the same observation and time give the same plan, in the same order. Its
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
@@ -97,13 +99,13 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
-    let readings = Readings { fleet: &fleet, observation, now };
-    let policies = judge(readings, &mut plan);
+    let readings = Readings::of(&fleet, observation, now);
+    let policies = judge(&readings, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
-    plan.nodes = node::writes(&decided, readings);
+    plan.nodes = node::writes(&decided, &readings);
     plan.initialized = boot_taint::initialized(&fleet);
-    report_domains(&domains, &grants, &fleet, observation, now, &mut plan);
+    report_domains(&domains, &grants, &readings, &mut plan);
     plan
 }
 
@@ -116,8 +118,8 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 }
 
 /// Judges every policy, and puts the changed statuses into the plan.
-fn judge<'a>(readings: Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
-    let Readings { fleet, observation, now } = readings;
+fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
+    let &Readings { fleet, observation, now, .. } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<&PodFacts>>::new();
     for pod in &observation.pods {
         pods_in.entry(&pod.name.namespace).or_default().push(pod);
@@ -159,14 +161,8 @@ fn grants(domains: &[DomainView], fleet: &Fleet<'_>) -> Vec<Option<Watts>> {
     grants::permitted(&holdings, &budgets, &wishes)
 }
 
-fn report_domains(
-    domains: &[DomainView],
-    grants: &[Option<Watts>],
-    fleet: &Fleet<'_>,
-    observation: &Observation,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
+fn report_domains(domains: &[DomainView], grants: &[Option<Watts>], readings: &Readings<'_>, plan: &mut Plan) {
+    let fleet = readings.fleet;
     let nodes = || fleet.nodes.iter().zip(grants);
     let committed: Vec<_> = nodes().map(|(node, grant)| grant.and_then(|grant| node.holding.after(grant))).collect();
     plan.figures.grants =
@@ -174,7 +170,7 @@ fn report_domains(
     let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
     for view in domains {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, &names, fleet, &committed, observation, now);
+        let report = domain::report(view, &names, &committed, readings);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));

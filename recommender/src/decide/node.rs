@@ -50,8 +50,8 @@ pub struct Decided<'a> {
 }
 
 /// The changed specs.
-pub fn writes(decided: &Decided<'_>, readings: Readings<'_>) -> Vec<NodeWrite> {
-    let Readings { fleet, observation, .. } = readings;
+pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> {
+    let &Readings { fleet, observation, .. } = readings;
     let mut gpus = gpu_ceilings(decided, readings);
     let mut hosts = vec![false; fleet.nodes.len()];
     for (view, _) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
@@ -177,8 +177,8 @@ fn cpu_ceilings(at: usize, grant: Option<Watts>, domains: &[&DomainView], fleet:
 }
 
 /// The ceilings of each node's GPUs, by UUID: the lowest of what policies ask for.
-fn gpu_ceilings(decided: &Decided<'_>, readings: Readings<'_>) -> Vec<BTreeMap<String, GpuCeiling>> {
-    let Readings { fleet, observation, .. } = readings;
+fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<String, GpuCeiling>> {
+    let &Readings { fleet, observation, .. } = readings;
     let mut nodes = vec![BTreeMap::new(); fleet.nodes.len()];
     let mut ask = |at: usize, ceiling: GpuCeiling| {
         let ceilings: &mut BTreeMap<String, GpuCeiling> = &mut nodes[at];
@@ -233,8 +233,8 @@ fn groups<'a>(fleet: &Fleet<'a>, observation: &'a Observation) -> BTreeMap<&'a s
 }
 
 /// Whether a ceiling that a policy set earlier stands although the policy does not ask for it now.
-pub fn stands(view: &PolicyView<'_>, uuid: &str, at: usize, readings: Readings<'_>) -> bool {
-    let Readings { fleet, observation, .. } = readings;
+pub fn stands(view: &PolicyView<'_>, uuid: &str, at: usize, readings: &Readings<'_>) -> bool {
+    let &Readings { fleet, observation, .. } = readings;
     if view.policy.is_err() {
         return true;
     }

@@ -118,8 +118,8 @@ impl<'a> PolicyView<'a> {
 }
 
 /// Judges one policy that is understood and not off.
-pub fn judge<'a>(view: &PolicyView<'_>, policy: &Policy, readings: Readings<'a>) -> Verdict<'a> {
-    let Readings { fleet, observation, now } = readings;
+pub fn judge<'a>(view: &PolicyView<'_>, policy: &Policy, readings: &Readings<'a>) -> Verdict<'a> {
+    let &Readings { fleet, observation, now, .. } = readings;
     let old = view.object.status.clone().unwrap_or_default();
     let host = host_power(view, policy, observation, now);
     let lost = lost(view, readings);
@@ -209,7 +209,7 @@ fn host_power(
 fn device_power(
     view: &PolicyView<'_>,
     lost: &BTreeMap<&str, &GpuCeiling>,
-    readings: Readings<'_>,
+    readings: &Readings<'_>,
 ) -> Result<Watts, Hold> {
     let problem = readings.observation.telemetry.gpu_problem.as_ref();
     if let Some(problem) = problem.filter(|_| !view.pods.is_empty() && view.devices.is_empty()) {
@@ -227,15 +227,15 @@ fn device_power(
 }
 
 /// The policy's part of the power of devices that it shares.
-fn shared_power(view: &PolicyView<'_>, readings: Readings<'_>) -> Result<Watts, Hold> {
+fn shared_power(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<Watts, Hold> {
     let part = |(uuid, (_, part)): (&&str, &(_, f64))| Ok(readings.of_board(uuid)?.power.value.scaled(*part));
     view.shared.iter().map(part).sum()
 }
 
 /// Devices that the policy has put a ceiling on and of which nobody tells any more whose they are. The pods
 /// may still use them: what they may draw is not for the other devices.
-fn lost<'a>(view: &PolicyView<'_>, readings: Readings<'a>) -> BTreeMap<&'a str, &'a GpuCeiling> {
-    let Readings { fleet, observation, now } = readings;
+fn lost<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> BTreeMap<&'a str, &'a GpuCeiling> {
+    let &Readings { fleet, observation, now, .. } = readings;
     let set_by = view.set_by();
     let ours = fleet.ceilings.iter().filter(|(_, (_, ceiling))| view.enforces() && ceiling.set_by == set_by);
     let lost = ours.filter(|(uuid, (at, _))| {
@@ -263,13 +263,13 @@ fn kept(ceiling: &GpuCeiling, fleet: &Fleet<'_>) -> Watts {
 }
 
 /// Devices of which two sources tell different power.
-fn apart<'a>(view: &PolicyView<'_>, readings: Readings<'a>) -> Vec<(String, &'a Apart)> {
+fn apart<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(String, &'a Apart)> {
     let of = |uuid: &&str| Some(((*uuid).to_owned(), readings.of_board(uuid).ok()?.apart?));
     view.devices.keys().chain(view.shared.keys()).filter_map(of).collect()
 }
 
 /// Whether every device's clock is known.
-fn clocks(view: &PolicyView<'_>, readings: Readings<'_>) -> Result<(), Hold> {
+fn clocks(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<(), Hold> {
     for uuid in view.devices.keys() {
         let clock = readings.of_board(uuid)?.clock;
         if !clock.is_some_and(|clock| readings.recent(clock.at)) {
@@ -307,7 +307,7 @@ fn present_ceiling(view: &PolicyView<'_>, fleet: &Fleet<'_>, reported: Option<u3
 
 /// Power and clock of every device of the same moment, and the oldest of these moments; `None` unless
 /// all of them are recent.
-fn loads(view: &PolicyView<'_>, readings: Readings<'_>) -> Option<(Vec<Loaded>, Timestamp)> {
+fn loads(view: &PolicyView<'_>, readings: &Readings<'_>) -> Option<(Vec<Loaded>, Timestamp)> {
     let loaded = |uuid: &&str| {
         let counted = readings.of_board(uuid).ok()?;
         let (power, clock) = (counted.power, counted.clock?);

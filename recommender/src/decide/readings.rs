@@ -11,6 +11,8 @@
 //!
 //! Must hold: what is old, or more than the board can draw, is no reading, and never zero watts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use powercap_common::{
     reason::Reason,
@@ -24,7 +26,7 @@ use crate::observation::{Apart, GpuReading, Hold, Observation, Sample, fresh};
 const MOST_PERCENT_OF_MAXIMUM: u32 = 150;
 
 /// What counts of a device.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Counted<'a> {
     /// Its power.
     pub power: Sample<Watts>,
@@ -35,7 +37,6 @@ pub struct Counted<'a> {
 }
 
 /// The readings, the boards that they are of, and the time.
-#[derive(Clone, Copy)]
 pub struct Readings<'a> {
     /// For what the boards can draw, and where they are.
     pub fleet: &'a Fleet<'a>,
@@ -43,14 +44,30 @@ pub struct Readings<'a> {
     pub observation: &'a Observation,
     /// Now.
     pub now: Timestamp,
+    /// What counts of each board: reckoned once, asked for often.
+    boards: BTreeMap<&'a str, Result<Counted<'a>, Hold>>,
 }
 
 impl<'a> Readings<'a> {
+    /// Puts them in order.
+    pub fn of(fleet: &'a Fleet<'a>, observation: &'a Observation, now: Timestamp) -> Self {
+        let mut readings = Self { fleet, observation, now, boards: BTreeMap::new() };
+        let telemetry = &observation.telemetry;
+        let told = telemetry.gpus.keys().chain(telemetry.agent_gpus.keys()).map(String::as_str);
+        let all: BTreeSet<_> = told.chain(fleet.boards.keys().copied()).collect();
+        readings.boards = all.into_iter().map(|uuid| (uuid, readings.reckoned(uuid))).collect();
+        readings
+    }
+
     /// What counts of a board.
     ///
     /// # Errors
     /// Why nothing does.
-    pub fn of_board(self, uuid: &str) -> Result<Counted<'a>, Hold> {
+    pub fn of_board(&self, uuid: &str) -> Result<Counted<'a>, Hold> {
+        self.boards.get(uuid).cloned().unwrap_or_else(|| self.reckoned(uuid))
+    }
+
+    fn reckoned(&self, uuid: &str) -> Result<Counted<'a>, Hold> {
         let telemetry = &self.observation.telemetry;
         let (exporter, agent) = (telemetry.gpus.get(uuid), telemetry.agent_gpus.get(uuid));
         let place = self.fleet.node_of_gpu(uuid, exporter).map(|at| self.fleet.nodes[at].name);
@@ -87,7 +104,7 @@ impl<'a> Readings<'a> {
     ///
     /// # Errors
     /// Why nothing does.
-    pub fn of_cpus(self, node: &str) -> Result<Counted<'a>, Hold> {
+    pub fn of_cpus(&self, node: &str) -> Result<Counted<'a>, Hold> {
         let telemetry = &self.observation.telemetry;
         let (what, trouble) = (format!("the CPUs of {node}"), telemetry.trouble_of_cpu(node));
         let kepler = self.fresh(telemetry.node_cpu.get(node), &what, trouble);
@@ -105,16 +122,16 @@ impl<'a> Readings<'a> {
     }
 
     /// Whether a moment is recent.
-    pub fn recent(self, at: Timestamp) -> bool {
+    pub fn recent(&self, at: Timestamp) -> bool {
         self.now.duration_since(at).abs() <= self.observation.stale_after()
     }
 
-    fn fresh(self, sample: Option<&Sample<Watts>>, what: &str, trouble: Option<&Hold>) -> Result<Sample<Watts>, Hold> {
+    fn fresh(&self, sample: Option<&Sample<Watts>>, what: &str, trouble: Option<&Hold>) -> Result<Sample<Watts>, Hold> {
         fresh(sample, what, trouble, self.now, self.observation.stale_after()).copied()
     }
 
     /// Sources that have lain apart for longer than chance and a slow exporter explain.
-    fn apart(self, device: &str) -> Option<&'a Apart> {
+    fn apart(&self, device: &str) -> Option<&'a Apart> {
         let apart = self.observation.telemetry.apart.get(device)?;
         (self.now.duration_since(apart.since) > self.observation.stale_after()).then_some(apart)
     }

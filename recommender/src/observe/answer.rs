@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use super::prometheus::PrometheusError;
 
@@ -174,32 +177,174 @@ impl<'de> Visitor<'de> for ElementsOf<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
-        while let Some(series) = seq.next_element::<Series>()? {
-            elements.push(series.element(self.0).map_err(A::Error::custom)?);
+        while let Some(element) = seq.next_element_seed(ElementOf(self.0))? {
+            elements.push(element);
         }
         Ok(elements)
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Series {
-    metric: std::collections::BTreeMap<String, Box<str>>,
-    value: (f64, String),
+struct ElementOf<'k>(&'k Kept);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Field {
+    Metric,
+    Value,
+    #[serde(other)]
+    Other,
 }
 
-impl Series {
-    fn element(self, kept: &Kept) -> Result<Element, std::num::ParseFloatError> {
-        let (mut labels, mut others) = (Vec::new(), 0_u64);
-        for (name, value) in self.metric {
-            if let Some(name) = kept.0.get(name.as_str()) {
-                labels.push((Arc::clone(name), value));
-            } else if name != METRIC_NAME {
-                let mut hasher = DefaultHasher::new();
-                (name, value).hash(&mut hasher);
-                others = others.wrapping_add(hasher.finish());
+impl<'de> DeserializeSeed<'de> for ElementOf<'_> {
+    type Value = Element;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Element, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ElementOf<'_> {
+    type Value = Element;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a series with a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Element, A::Error> {
+        let (mut metric, mut sample) = (None, None);
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Metric => metric = Some(map.next_value_seed(LabelsOf(self.0))?),
+                Field::Value => sample = Some(map.next_value::<(f64, String)>()?),
+                Field::Other => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        let (evaluated_at, value) = (self.value.0, self.value.1.parse()?);
-        Ok(Element { labels: SeriesLabels(labels), others, evaluated_at, value })
+        let (labels, others) = metric.ok_or_else(|| A::Error::missing_field("metric"))?;
+        let (evaluated_at, value) = sample.ok_or_else(|| A::Error::missing_field("value"))?;
+        let value = value.parse().map_err(A::Error::custom)?;
+        Ok(Element { labels, others, evaluated_at, value })
+    }
+}
+
+/// Most labels of most series are not kept, so they are hashed where they stand.
+struct LabelsOf<'k>(&'k Kept);
+
+impl<'de> DeserializeSeed<'de> for LabelsOf<'_> {
+    type Value = (SeriesLabels, u64);
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for LabelsOf<'_> {
+    type Value = (SeriesLabels, u64);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut labels, mut others) = (Vec::new(), 0_u64);
+        while let Some(name) = map.next_key_seed(NameOf(self.0))? {
+            match name {
+                LabelName::Kept(name) => labels.push((name, map.next_value()?)),
+                LabelName::OfMetric => _ = map.next_value::<IgnoredAny>()?,
+                // Added up, so that the order of labels makes no difference.
+                LabelName::Other(name) => others = others.wrapping_add(map.next_value_seed(HashAfter(name))?),
+            }
+        }
+        Ok((SeriesLabels(labels), others))
+    }
+}
+
+enum LabelName {
+    Kept(Arc<str>),
+    OfMetric,
+    /// The hash of its name, to go on with.
+    Other(DefaultHasher),
+}
+
+struct NameOf<'k>(&'k Kept);
+
+impl<'de> DeserializeSeed<'de> for NameOf<'_> {
+    type Value = LabelName;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<LabelName, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NameOf<'_> {
+    type Value = LabelName;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a label")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<LabelName, E> {
+        if name == METRIC_NAME {
+            return Ok(LabelName::OfMetric);
+        }
+        let other = || {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            LabelName::Other(hasher)
+        };
+        Ok(self.0.0.get(name).map_or_else(other, |name| LabelName::Kept(Arc::clone(name))))
+    }
+}
+
+struct HashAfter(DefaultHasher);
+
+impl<'de> DeserializeSeed<'de> for HashAfter {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<u64, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for HashAfter {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value of a label")
+    }
+
+    fn visit_str<E>(mut self, value: &str) -> Result<u64, E> {
+        value.hash(&mut self.0);
+        Ok(self.0.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(labels: &str) -> Element {
+        let body = format!(
+            r#"{{"status": "success", "data": {{"resultType": "vector",
+                "result": [{{"value": [1.5, "2"], "metric": {{{labels}}}}}]}}}}"#
+        );
+        read(body.as_bytes(), &["UUID"].into_iter().collect()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn labels_that_are_not_kept_still_tell_series_apart() {
+        let one = series(r#""__name__": "power", "UUID": "a", "job": "x", "pod": "y""#);
+        assert_eq!((one.labels.get("UUID"), one.labels.get("job")), (Some("a"), None));
+        let same = series(r#""pod": "y", "job": "x", "UUID": "a", "__name__": "clock""#);
+        assert_eq!(one.identity(None), same.identity(None));
+        for other in [
+            r#""UUID": "a", "job": "y", "pod": "x""#,
+            r#""UUID": "a", "job": "xpody""#,
+            r#""UUID": "a", "job": "x""#,
+            r#""UUID": "b", "job": "x", "pod": "y""#,
+        ] {
+            assert_ne!(one.identity(None), series(other).identity(None), "{other}");
+        }
+        let of_another_board = series(r#""UUID": "b", "job": "x", "pod": "y""#);
+        assert_eq!(one.identity(Some("UUID")), of_another_board.identity(Some("UUID")));
     }
 }

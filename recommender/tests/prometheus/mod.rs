@@ -50,6 +50,9 @@ pub struct State {
     pub now: f64,
     /// Queries that it was sent.
     pub asked: usize,
+    /// Whether what was answered once is answered again, whatever has changed.
+    pub repeats: bool,
+    answers: BTreeMap<String, Arc<String>>,
 }
 
 /// The server.
@@ -64,7 +67,8 @@ impl Server {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = State { series: Vec::new(), manner: Manner::Well, now: 0.0, asked: 0 };
+        let (series, answers) = (Vec::new(), BTreeMap::new());
+        let state = State { series, manner: Manner::Well, now: 0.0, asked: 0, repeats: false, answers };
         let server = Self { url, state: Arc::new(Mutex::new(state)) };
         let serving = server.clone();
         tokio::spawn(async move {
@@ -84,7 +88,7 @@ impl Server {
         let (manner, body) = {
             let mut state = self.state();
             state.asked += 1;
-            (state.manner, state.body(&query))
+            (state.manner, state.answer(query))
         };
         let (status, length) = match manner {
             Manner::Away => return,
@@ -100,6 +104,16 @@ impl Server {
 }
 
 impl State {
+    fn answer(&mut self, query: String) -> Arc<String> {
+        if !self.repeats {
+            return Arc::new(self.body(&query));
+        }
+        let known = self.answers.get(&query).cloned();
+        let answer = known.unwrap_or_else(|| Arc::new(self.body(&query)));
+        self.answers.insert(query, Arc::clone(&answer));
+        answer
+    }
+
     fn body(&self, query: &str) -> String {
         let mut result = Vec::new();
         for part in query.split(" or ") {
