@@ -142,6 +142,7 @@ impl Drift {
         self.lock_again = false;
         self.distrusted_until = self.distrusted_until.filter(|until| now < *until);
         if ordered.executed {
+            self.watch_power(reading, now);
             self.watch_limit(reading, ordered, now);
             self.watch_lock(reading, traits, ordered, now);
         }
@@ -157,14 +158,14 @@ impl Drift {
         true
     }
 
-    fn watch_limit(&mut self, reading: &BoardReading, ordered: &Ordered, now: Duration) {
-        let (Some(ours), Some(read)) = (ordered.limit, reading.limit) else { return };
-        let age = now.saturating_sub(ordered.limit_at);
+    /// Whether it draws more than the limit in force, whoever set that.
+    fn watch_power(&mut self, reading: &BoardReading, now: Duration) {
+        let Some(limit) = reading.limit else { return };
         let since = now.saturating_sub(self.watched_at).min(RETRY);
         self.watched_at = now;
         // A board comes down from a higher limit in a while, however often it is lowered meanwhile.
         let left = 1.0 - since.as_secs_f64() / RETRY.as_secs_f64();
-        self.lenient = read.max(self.lenient.scaled(left));
+        self.lenient = limit.max(self.lenient.scaled(left));
         self.above_limit = if reading.power > self.lenient.percent(ABOVE_PERCENT) {
             (self.above_limit + since).min(ABOVE_FOR)
         } else {
@@ -175,6 +176,11 @@ impl Drift {
         if self.above_limit >= ABOVE_FOR {
             self.distrusted_until = Some(now + DISTRUSTED_FOR);
         }
+    }
+
+    fn watch_limit(&mut self, reading: &BoardReading, ordered: &Ordered, now: Duration) {
+        let (Some(ours), Some(read)) = (ordered.limit, reading.limit) else { return };
+        let age = now.saturating_sub(ordered.limit_at);
         if read <= ours {
             self.limit_shown = Some(ours);
             self.limit_misses = 0;
