@@ -3,7 +3,8 @@
 //! by what the boards' sensors say:
 //!
 //! - **Within the envelope**: no half second is above it in the mean, and no tick by more than 2 %. Kernels
-//!   flutter by 2 %, which the agent sees when it has happened.
+//!   flutter by 2 %, which the agent sees when it has happened. A board that ignores limit and lock may be above
+//!   that limit by the 10 % that its sensor may err by.
 //! - **Below the floor**, where the envelope is less than what the devices can be brought to, every board that
 //!   answers, does as told and is believed has its lowest limit. Clocks and CPUs move on, and are not judged.
 //!
@@ -262,6 +263,10 @@ impl Episode {
 
     fn is_within_the_envelope(&mut self) {
         let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
+        // Within the error of its sensor nobody can tell that a board ignores its limit, and its lock too.
+        let deaf = self.rack.boards.iter().filter(|board| board.fault.ignores_limits && board.fault.ignores_locks);
+        let untold: f64 = deaf.map(|board| board.reading.limit.map_or(0.0, |limit| limit.as_f64() * 0.1)).sum();
+        let envelope = envelope + untold;
         self.excess.push(power - envelope);
         let from = self.excess.len().checked_sub(HALF_A_SECOND);
         let mean = from.map(|from| self.excess[from..].iter().sum::<f64>());
