@@ -91,15 +91,16 @@ bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.js
 	@$(call stage,figures)
 	mkdir -p $(BENCH)
 	cargo build --locked --release --quiet -p powercap-bench
-	cargo build --locked --release --quiet -p powercap-recommender --example decide_at_scale
-	echo "== a decision for 1,000 nodes"
+	cargo build --locked --release --quiet -p powercap-recommender --example decide_at_scale --example observe_at_scale
+	echo "== a decision for 1,000 nodes, and what it is made from"
 	$(RELEASE)/examples/decide_at_scale $(BENCH)/decide.json
+	$(RELEASE)/examples/observe_at_scale $(BENCH)/observe.json
 	echo "== the demo, for 120 s"
 	rm -f target/demo.json
 	$(MAKE) --no-print-directory demo DEMO_SECONDS=120 || [[ -s target/demo.json ]] # what it missed is in the table
 	echo "== the node agent"
 	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/powercap-bench --out $(BENCH) --figures target/bench.json \
-		--merge target/demo.json --merge $(BENCH)/decide.json
+		--merge target/demo.json --merge $(BENCH)/decide.json --merge $(BENCH)/observe.json
 
 generate: ## write the CRDs and reference pages from the API's types and the flags
 	@cargo run --locked --quiet -p powercap-common --example generate
@@ -113,7 +114,9 @@ env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
 env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
 env -i target/debug/powercap-actuator conformance --help > $(1)/powercap-actuator-conformance.txt
 env -i target/debug/kubectl-powercap --help > $(1)/kubectl-powercap.txt
-env -i target/debug/kubectl-powercap release --help > $(1)/kubectl-powercap-release.txt
+for command in explain top doctor release; do
+	env -i target/debug/kubectl-powercap $$command --help > $(1)/kubectl-powercap-$$command.txt
+done
 endef
 
 # All that a command needs is said in one message, before it begins: root only where kubelets run.

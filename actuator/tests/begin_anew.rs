@@ -65,7 +65,7 @@ impl Node {
 
     fn tick(&mut self, orders: &Arc<Orders>) -> Plan {
         let age = self.rack.age();
-        if self.led && age.as_millis() % 2000 == 0 {
+        if self.led && age.as_millis().is_multiple_of(2000) {
             let renewed = format!("2026-01-01T{:02}:00:00.000000Z", self.rack.now.as_secs() / 2 % 24);
             let lease = json!({"spec": {"holderIdentity": "leader", "renewTime": renewed}});
             self.life.renewals.sees(&serde_json::from_value::<Lease>(lease).unwrap(), age);
