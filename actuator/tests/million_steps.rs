@@ -2,7 +2,7 @@
 //! prints them; `POWERCAP_SEED` repeats one. Silence raises nothing, raises come in steps, nothing panics, and
 //! by what the boards' sensors say:
 //!
-//! - **Within the envelope**: no half second is above it in the mean, and no tick by more than 2 %. Kernels
+//! - **Within the envelope**: no second is above it in the mean, and no tick by more than 2 %. Kernels
 //!   flutter by 2 %, which the agent sees when it has happened. A board that ignores limit and lock may be above
 //!   that limit by the 10 % that its sensor may err by.
 //! - **Below the floor**, where the envelope is less than what the devices can be brought to, every board that
@@ -27,7 +27,7 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 use powercap_simulated_hardware::BoardSpec;
-use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, TICK, Work, ceiling, granted};
+use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, RackBoard, TICK, Work, ceiling, granted};
 
 const EPISODES: u64 = 1000;
 const TICKS: u64 = 1000;
@@ -48,7 +48,7 @@ const LIMITERS_SETTLE: Duration = Duration::from_millis(300);
 const RIPPLE: f64 = 0.02;
 const NOISE: f64 = 1.02;
 /// Ticks whose mean is within the envelope.
-const HALF_A_SECOND: usize = 5;
+const A_SECOND: usize = 10;
 const TRAINING: Work = |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) };
 
 /// The index of training.
@@ -95,6 +95,8 @@ struct Episode {
     written: BTreeMap<Arc<str>, Watts>,
     /// The last plan, which the status tells.
     plan: Plan,
+    /// So many boards were yielded in it.
+    yielded: usize,
     /// A board trains, or did: then there are pauses.
     trains: bool,
     /// Power less the envelope, of the judged ticks in a row.
@@ -131,6 +133,7 @@ impl Episode {
             raised: BTreeMap::new(),
             written: BTreeMap::new(),
             plan: Plan::default(),
+            yielded: 0,
             trains,
             excess: Vec::new(),
         }
@@ -249,6 +252,12 @@ impl Episode {
     /// What happens without a roll of the dice.
     fn settle(&mut self, score: &mut Score) {
         let now = self.rack.now;
+        let yielded = self.plan.account.boards.iter().filter(|account| account.reason == Reason::Contended).count();
+        if yielded > self.yielded {
+            // The others make room from now on: one of them may ignore limits, and was never told to.
+            self.settles_until = self.settles_until.max(now + self.settles());
+        }
+        self.yielded = yielded;
         for (board, account) in self.rack.boards.iter().zip(&self.plan.account.boards) {
             let yielded = account.reason == Reason::Contended;
             score.yielded += u64::from(yielded);
@@ -263,12 +272,14 @@ impl Episode {
 
     fn is_within_the_envelope(&mut self) {
         let (power, envelope) = (self.rack.power(), OVERHEAD.envelope(self.orders.grant.unwrap()).as_f64());
-        // Within the error of its sensor nobody can tell that a board ignores its limit, and its lock too.
-        let deaf = self.rack.boards.iter().filter(|board| board.fault.ignores_limits && board.fault.ignores_locks);
+        // Within the error of its sensor nobody can tell that a board ignores its limit, and its lock too; one that
+        // would heed a lock again is told so ever more rarely.
+        let unlocked = |board: &&RackBoard| board.fault.ignores_locks || board.has_ignored_its_lock();
+        let deaf = self.rack.boards.iter().filter(|board| board.fault.ignores_limits).filter(unlocked);
         let untold: f64 = deaf.map(|board| board.reading.limit.map_or(0.0, |limit| limit.as_f64() * 0.1)).sum();
         let envelope = envelope + untold;
         self.excess.push(power - envelope);
-        let from = self.excess.len().checked_sub(HALF_A_SECOND);
+        let from = self.excess.len().checked_sub(A_SECOND);
         let mean = from.map(|from| self.excess[from..].iter().sum::<f64>());
         if power > envelope * NOISE || mean.is_some_and(|excess| excess > 0.0) {
             let faults: Vec<_> = self.rack.boards.iter().map(|board| (board.sensed, board.fault)).collect();

@@ -264,6 +264,11 @@ impl RackBoard {
         self.opened += 1;
     }
 
+    /// The range of clocks that it was told last is not in force.
+    pub fn has_ignored_its_lock(&self) -> bool {
+        matches!(self.reading.lock, ClockLock::UpTo(ceiling) if self.request.lock_max_mhz != ceiling.get())
+    }
+
     fn carry_out(&mut self, order: &BoardWrite) {
         self.request.generation += 1;
         match order.lock {
