@@ -230,7 +230,7 @@ fn what_is_wrong_is_found_and_mended() {
             lost_board,
             Verdict::Fail,
             "boards",
-            "Quarantined, Quarantined: The device was lost or needs a reset",
+            "Quarantined: The device was lost or needs a reset",
             "reset the board",
         ),
         (unknown_power, Verdict::Warn, "domains", "NoData: Prometheus answered, but has no power reading", "Kepler"),

@@ -1,4 +1,4 @@
-//! The conservation protocol, every interleaving of it: nothing that is late, lost, cut, restarted or led by
+//! The conservation protocol, every interleaving of it to a bounded depth: nothing that is late, lost, cut, restarted or led by
 //! two promises more than the cap; and each of its rules is needed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 

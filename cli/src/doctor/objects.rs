@@ -136,7 +136,8 @@ fn boards(caps: &Caps) -> Vec<Finding> {
     }
     let finding = |((state, reason), of): ((String, String), Vec<String>)| {
         let word = reason.parse().map_or("", Reason::explanation);
-        let found = format!("{state}, {reason}: {word} {}", names(&of));
+        let said = if state == reason { state.clone() } else { format!("{state}, {reason}") };
+        let found = format!("{said}: {word} {}", names(&of));
         let mend = mend_word(&reason).unwrap_or("see the node agent's log");
         let mild = matches!(state.as_str(), "Unsupported" | "Drifted");
         if mild { Finding::warn(CHECK, found, mend) } else { Finding::fail(CHECK, found, mend) }
