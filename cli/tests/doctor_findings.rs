@@ -226,13 +226,7 @@ fn what_is_wrong_is_found_and_mended() {
             "JournalUnavailable: The journal of original settings cannot be used",
             "/var/lib/powercap",
         ),
-        (
-            lost_board,
-            Verdict::Fail,
-            "boards",
-            "Quarantined: The device was lost or needs a reset",
-            "reset the board",
-        ),
+        (lost_board, Verdict::Fail, "boards", "Quarantined: The device was lost or needs a reset", "reset the board"),
         (unknown_power, Verdict::Warn, "domains", "NoData: Prometheus answered, but has no power reading", "Kepler"),
         (shared, Verdict::Fail, "policies", "SharedDevice: A device is shared", "select every pod"),
         (
