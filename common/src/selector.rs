@@ -57,6 +57,16 @@ impl Selector {
             Requirement::DoesNotExist(key) => !labels.contains_key(key),
         })
     }
+
+    /// A label that whatever is selected has, and the values of it that will do; `None` where the selector
+    /// demands none in so many words.
+    #[must_use]
+    pub fn demanded(&self) -> Option<(&str, &[String])> {
+        self.0.iter().find_map(|requirement| match requirement {
+            Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
+            _ => None,
+        })
+    }
 }
 
 impl TryFrom<&LabelSelector> for Selector {

@@ -20,6 +20,7 @@ use super::{
     fleet::Fleet,
     grants::Budget,
     readings::{Readings, differences},
+    selection::Selection,
     steady::{Bounds, steady},
     tree::Misplaced,
 };
@@ -47,17 +48,17 @@ pub struct DomainView {
 
 impl DomainView {
     /// Understands one domain by itself; [`super::tree::plant`] puts it in its place.
-    pub fn of(object: &Arc<PowerDomain>, fleet: &Fleet<'_>) -> Self {
+    pub fn of(object: &Arc<PowerDomain>, nodes: &mut Selection<'_, usize>, fleet: &Fleet<'_>) -> Self {
         let domain = Domain::try_from(&**object);
         let name = object.metadata.name.as_deref().unwrap_or_default();
-        let belongs = |at: &usize| {
-            let node = &fleet.nodes[*at];
-            match &domain {
-                Ok(domain) => domain.nodes.matches(&node.facts.labels),
-                Err(_) => node.frequencies.is_some_and(|nf| nf.spec.domains.iter().any(|domain| domain == name)),
-            }
+        let stood = |at: &usize| {
+            let frequencies = fleet.nodes[*at].frequencies;
+            frequencies.is_some_and(|object| object.spec.domains.iter().any(|domain| domain == name))
         };
-        let own = (0..fleet.nodes.len()).filter(belongs).collect();
+        let own = match &domain {
+            Ok(domain) => nodes.selected(&domain.nodes),
+            Err(_) => (0..fleet.nodes.len()).filter(stood).collect(),
+        };
         Self {
             object: Arc::clone(object),
             domain,

@@ -36,6 +36,8 @@ pub struct Fleet<'a> {
     pub boards: BTreeMap<&'a str, (usize, &'a GpuStatus)>,
     /// The ceilings that stand in the nodes' specs, by UUID, with the index of the node.
     pub ceilings: BTreeMap<&'a str, (usize, &'a GpuCeiling)>,
+    /// The same by who set them: UUID, index of the node, ceiling.
+    pub ceilings_by: BTreeMap<&'a str, Vec<(&'a str, usize, &'a GpuCeiling)>>,
     /// UUIDs of the GPUs that each pod uses.
     pub devices_of: BTreeMap<&'a PodName, Vec<&'a str>>,
     index: BTreeMap<&'a str, usize>,
@@ -61,7 +63,11 @@ impl<'a> Fleet<'a> {
         let specs = nodes.iter().enumerate().filter_map(|(at, node)| Some((at, &node.frequencies?.spec)));
         let ceilings =
             specs.flat_map(|(at, spec)| spec.gpu_frequencies.iter().map(move |gpu| (gpu.uuid.as_str(), (at, gpu))));
-        let ceilings = ceilings.collect();
+        let ceilings: BTreeMap<_, _> = ceilings.collect();
+        let mut ceilings_by = BTreeMap::<_, Vec<_>>::new();
+        for (uuid, (at, ceiling)) in &ceilings {
+            ceilings_by.entry(ceiling.set_by.as_str()).or_default().push((*uuid, *at, *ceiling));
+        }
         let mut devices_of = BTreeMap::<_, Vec<_>>::new();
         for (uuid, gpu) in &observation.telemetry.gpus {
             for tenant in &gpu.tenants {
@@ -70,7 +76,7 @@ impl<'a> Fleet<'a> {
         }
         let boards = boards.collect();
         let pods = observation.pods.iter().map(|pod| (&pod.name, pod)).collect();
-        Self { nodes, pods, boards, ceilings, devices_of, index }
+        Self { nodes, pods, boards, ceilings, ceilings_by, devices_of, index }
     }
 
     /// The index of the node of this name.
@@ -82,6 +88,11 @@ impl<'a> Fleet<'a> {
     pub fn node_of_gpu(&self, uuid: &str, reading: Option<&GpuReading>) -> Option<usize> {
         let by_agent = self.boards.get(uuid).map(|(at, _)| *at);
         by_agent.or_else(|| self.node(reading?.node.as_deref()?))
+    }
+
+    /// Whether a pod asks for GPUs and no reading names it.
+    pub fn is_without_device(&self, pod: &PodFacts) -> bool {
+        pod.gpus > 0 && !self.devices_of.contains_key(&pod.name)
     }
 
     /// The pods of a device that are running.

@@ -24,6 +24,7 @@ mod policy;
 pub mod promise;
 mod readings;
 mod report;
+mod selection;
 mod steady;
 mod tree;
 pub mod uniform;
@@ -40,8 +41,9 @@ use powercap_common::{
 pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
+    selection::Selection,
 };
-use crate::observation::{Observation, PodFacts};
+use crate::observation::Observation;
 
 /// What is to be written, and what the decision knows for metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,7 +114,8 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
 fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
     let mut objects: Vec<_> = observation.domains.iter().collect();
     objects.sort_by_key(|object| &object.metadata.name);
-    let mut domains: Vec<_> = objects.into_iter().map(|object| DomainView::of(object, fleet)).collect();
+    let mut nodes = Selection::of(fleet.nodes.iter().enumerate().map(|(at, node)| (&node.facts.labels, at)));
+    let mut domains: Vec<_> = objects.into_iter().map(|object| DomainView::of(object, &mut nodes, fleet)).collect();
     tree::plant(&mut domains, fleet);
     domains
 }
@@ -120,10 +123,11 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 /// Judges every policy, and puts the changed statuses into the plan.
 fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
     let &Readings { fleet, observation, now, .. } = readings;
-    let mut pods_in = BTreeMap::<&str, Vec<&PodFacts>>::new();
+    let mut pods_in = BTreeMap::<&str, Vec<_>>::new();
     for pod in &observation.pods {
-        pods_in.entry(&pod.name.namespace).or_default().push(pod);
+        pods_in.entry(&pod.name.namespace).or_default().push((&pod.labels, pod));
     }
+    let mut pods_in: BTreeMap<_, _> = pods_in.into_iter().map(|(name, pods)| (name, Selection::of(pods))).collect();
     let mut objects: Vec<_> = observation.policies.iter().collect();
     objects.sort_by_key(|object| (&object.metadata.namespace, &object.metadata.name));
     let mut judged = Vec::with_capacity(objects.len());
@@ -132,8 +136,7 @@ fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, O
             continue;
         };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
-        let pods = pods_in.get(namespace.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let view = PolicyView::of(object, pods, fleet, observation);
+        let view = PolicyView::of(object, pods_in.get_mut(namespace.as_str()), fleet, observation);
         let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
         let verdict = active.map(|policy| policy::judge(&view, policy, readings));
         let status = match active.zip(verdict.as_ref()) {

@@ -20,6 +20,7 @@ use super::{
     fleet::{self, Fleet},
     node,
     readings::Readings,
+    selection::Selection,
     uniform,
 };
 use crate::observation::{Apart, GpuReading, Hold, Observation, PodFacts, PodName, fresh};
@@ -70,19 +71,17 @@ pub struct Verdict<'a> {
 }
 
 impl<'a> PolicyView<'a> {
-    /// Understands one policy. `pods_in` are the running pods of its namespace.
+    /// Understands one policy. `pods_in` are the running pods of its namespace, if there are any.
     pub fn of(
         object: &Arc<PowerCappingPolicy>,
-        pods_in: &[&'a PodFacts],
+        pods_in: Option<&mut Selection<'a, &'a PodFacts>>,
         fleet: &Fleet<'a>,
         observation: &'a Observation,
     ) -> Self {
         let policy = Policy::try_from(&**object);
-        let selects = |pod: &PodFacts| {
-            policy.as_ref().is_ok_and(|policy| policy.mode != Mode::Off && policy.selector.matches(&pod.labels))
-        };
-        let pods: BTreeMap<_, _> =
-            pods_in.iter().copied().filter(|pod| selects(pod)).map(|pod| (&pod.name, pod)).collect();
+        let active = policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
+        let selected = active.zip(pods_in).map(|(policy, pods)| pods.selected(&policy.selector));
+        let pods: BTreeMap<_, _> = selected.into_iter().flatten().map(|pod| (&pod.name, pod)).collect();
         let (mut devices, mut shared) = (BTreeMap::new(), BTreeMap::new());
         for uuid in pods.keys().filter_map(|pod| fleet.devices_of.get(pod)).flatten() {
             let Some(reading) = observation.telemetry.gpus.get(*uuid) else { continue };
@@ -101,12 +100,6 @@ impl<'a> PolicyView<'a> {
     /// Whether it writes ceilings.
     pub fn enforces(&self) -> bool {
         self.policy.as_ref().is_ok_and(|policy| policy.mode == Mode::Enforce)
-    }
-
-    /// Whether a pod asks for GPUs and no device names it.
-    fn is_without_device(&self, pod: &PodFacts) -> bool {
-        let mut seen = self.devices.values().copied().chain(self.shared.values().map(|(reading, _)| *reading));
-        pod.gpus > 0 && !seen.any(|reading| reading.tenants.contains(&pod.name))
     }
 
     /// As it stands in `setBy`, even when the spec cannot be understood.
@@ -216,7 +209,7 @@ fn device_power(
         return Err(problem.clone());
     }
     let nothing = |what: String| problem.cloned().unwrap_or_else(|| Hold::new(Reason::NoData, what));
-    if let Some(pod) = view.pods.values().find(|pod| view.is_without_device(pod)) {
+    if let Some(pod) = view.pods.values().find(|pod| readings.fleet.is_without_device(pod)) {
         return Err(nothing(format!("no reading names a GPU of pod {}", pod.name)));
     }
     if let Some(uuid) = lost.keys().next() {
@@ -237,8 +230,8 @@ fn shared_power(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<Watts,
 fn lost<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> BTreeMap<&'a str, &'a GpuCeiling> {
     let &Readings { fleet, observation, now, .. } = readings;
     let set_by = view.set_by();
-    let ours = fleet.ceilings.iter().filter(|(_, (_, ceiling))| view.enforces() && ceiling.set_by == set_by);
-    let lost = ours.filter(|(uuid, (at, _))| {
+    let ours = fleet.ceilings_by.get(set_by.as_str()).into_iter().flatten().filter(|_| view.enforces());
+    let lost = ours.filter(|(uuid, at, _)| {
         let node = &fleet.nodes[*at];
         let agent = node.frequencies.and_then(|object| object.status.as_ref());
         let agent = agent.filter(|_| !observation.agent_is_silent(node.name, node.frequencies, now));
@@ -248,12 +241,12 @@ fn lost<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> BTreeMap<&'a str,
             None => !status.gpus.is_empty(),
         });
         let here = |pod: &&&PodFacts| fleet.node(&pod.node) == Some(*at);
-        let in_search = || view.pods.values().filter(here).any(|pod| view.is_without_device(pod));
+        let in_search = || view.pods.values().filter(here).any(|pod| fleet.is_without_device(pod));
         !known
             && node::stands(view, uuid, *at, readings)
-            && (in_search() || observation.telemetry.gpus.get(**uuid).is_none_or(|gpu| gpu.power.is_none()))
+            && (in_search() || observation.telemetry.gpus.get(*uuid).is_none_or(|gpu| gpu.power.is_none()))
     });
-    lost.map(|(uuid, (_, ceiling))| (*uuid, *ceiling)).collect()
+    lost.map(|(uuid, _, ceiling)| (*uuid, *ceiling)).collect()
 }
 
 /// What a lost device may draw.
