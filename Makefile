@@ -18,11 +18,13 @@ BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
 DEPLOYED := powercap-recommender powercap-actuator
 SIMULATED := powercap-simulator
-# What has a page of help.
-DOCUMENTED := $(DEPLOYED) powercap-cli
 BUILT := $(DEPLOYED) $(SIMULATED) powercap-simulated-nvml powercap-demo powercap-e2e
 HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
 RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
+# Always of the whole workspace: `-p` would choose other features of libraries, and compile them once more.
+DEV_BUILD := cargo build --locked --quiet --workspace
+CLUSTER_TEST := cargo test --locked --quiet --workspace --features powercap-e2e/cluster
+CLUSTER_TESTS := $(patsubst e2e/tests/%.rs,%,$(wildcard $(addprefix e2e/tests/,admit_*.rs recommend_*.rs actuate_*.rs)))
 # How long each stage took, for the log of CI.
 stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
 
@@ -38,10 +40,9 @@ demo: images cluster ## start a cluster of simulated boards and watch a power ca
 e2e: export RUST_BACKTRACE = 0
 e2e: images cluster push-test ## the tests on a real cluster, the demo, and the demo without agents, which must fail
 	@$(call stage,tests on a real cluster)
-	cargo test --locked --quiet -p powercap-e2e --features cluster --no-run
-	cargo test --locked --quiet -p powercap-e2e --features cluster --test cluster_leaves_nothing
-	$(RUN) --keep-logs target/e2e/logs -- cargo test --locked --offline --quiet -p powercap-e2e --features cluster \
-		--test 'admit_*' --test 'recommend_*' --test 'actuate_*' -- --test-threads=1
+	$(CLUSTER_TEST) --no-run $(addprefix --test ,cluster_leaves_nothing $(CLUSTER_TESTS))
+	$(CLUSTER_TEST) --test cluster_leaves_nothing
+	$(RUN) --keep-logs target/e2e/logs -- $(CLUSTER_TEST) --offline $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 120
 	status=0
 	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
@@ -62,14 +63,14 @@ e2e: prerequisites
 	echo "here the API is tested; the tests that cap, kill and evict need the cluster that we start"
 	kubectl get --output=name crd/powerdomains.powercapping.io >/dev/null || \
 		{ echo "first \`make install\`, or the API alone: kubectl apply --server-side -k manifests/crds" >&2; exit 1; }
-	cargo test --locked --quiet -p powercap-e2e --features cluster --test 'admit_bad_*'
+	$(CLUSTER_TEST) --test admit_bad_manifests
 endif
 
 test: check unit e2e ## every check and every test, as CI runs them
 
 unit: prerequisites
 	@$(call stage,unit tests)
-	cargo build --locked --workspace
+	$(DEV_BUILD) --all-targets
 	cargo test --locked --workspace --quiet
 
 check: prerequisites lint ## format, lints, docs, dependency policy, generated files
@@ -79,8 +80,8 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
-	cargo run --locked --quiet -p powercap-common --example generate -- --check
-	cargo build --locked --quiet $(foreach binary,$(DOCUMENTED),-p $(binary))
+	$(DEV_BUILD) --bins --example generate
+	target/debug/examples/generate --check
 	$(call help-pages,target/help)
 	diff -r target/help docs/reference/help || { echo "run \`make generate\` and commit the result" >&2; exit 1; }
 	command -v cargo-deny >/dev/null || [[ -x $(CARGO_DENY) ]] || \
@@ -103,8 +104,8 @@ bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.js
 		--merge target/demo.json --merge $(BENCH)/decide.json --merge $(BENCH)/observe.json
 
 generate: ## write the CRDs and reference pages from the API's types and the flags
-	@cargo run --locked --quiet -p powercap-common --example generate
-	cargo build --locked --quiet $(foreach binary,$(DOCUMENTED),-p $(binary))
+	@$(DEV_BUILD) --bins --example generate
+	target/debug/examples/generate
 	$(call help-pages,docs/reference/help)
 
 # Without an environment: help shows the values of variables that it reads.
@@ -192,7 +193,7 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 # The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
 	@$(existing)
-	cargo build --locked --quiet -p powercap-cli
+	$(DEV_BUILD) --bin kubectl-powercap
 	kinds=$$(kubectl api-resources --api-group=powercapping.io --output=name)
 	if [[ "$$kinds" == *powerdomains* ]]; then kubectl delete powerdomains --all; fi
 	if [[ "$$kinds" == *powercappingpolicies* ]]; then kubectl delete powercappingpolicies --all --all-namespaces; fi
