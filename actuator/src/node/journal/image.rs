@@ -201,7 +201,8 @@ fn blank() -> Vec<u8> {
 }
 
 /// The JSON of a line, if it is whole.
-fn checked(line: &[u8]) -> Option<&str> {
+#[must_use]
+pub fn checked(line: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(line.get(..LINE)?).ok()?;
     let (sum, json) = text.trim_ascii_end().split_once(' ')?;
     (sum == checksum(json.as_bytes())).then_some(json)
