@@ -17,7 +17,7 @@ use powercap_actuator::node::{
     },
     lease::{Renewals, Terms},
     orders::{CpuCeiling, Orders, Refusal},
-    originals::{OriginalBoard, Originals},
+    originals::{Note, OriginalBoard, Originals},
     standing::{Circumstances, Earlier, Standing},
 };
 use powercap_common::{
@@ -302,6 +302,36 @@ fn an_agent_rolled_back_by_a_version_raises_nothing_and_releases_to_defaults() {
     assert_eq!((node.stands().0, node.stands().2), (vec![700; 3], Megahertz::new(3800)));
 }
 
+#[test]
+fn rolled_back_and_forward_again_an_agent_finds_the_first_originals_unless_they_were_put_back() {
+    let note = |uuid: &str, limit: Option<u32>| Note::Board { uuid: uuid.into(), limit: limit.map(Watts::new) };
+    let first = [note("GPU-0", Some(650)), note("GPU-1", Some(700))];
+    for released in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let later = image::line(&json!({"version": VERSION + 1, "boot": BOOT}));
+        fs::write(path("journal"), later.unwrap()).unwrap();
+        // The earlier version touches a board that was touched before, and another one.
+        let (journal, _ownership) = journal::open(&path("journal"), BOOT).unwrap();
+        journal.note(&[note("GPU-1", None), note("GPU-2", None)]);
+        journal.note(if released { &[Note::Released] } else { &[] });
+        journal.settle();
+        drop(journal);
+        let began = std::time::Instant::now();
+        while left(folder.path(), BOOT).boards.len() != if released { 0 } else { 2 } {
+            assert!(began.elapsed() < Duration::from_secs(5));
+        }
+        // To the later version its own format is readable.
+        let head = Head { version: VERSION, boot: BOOT.into(), round: 7, complete: true, continues: false };
+        fs::write(path("journal.newer"), image::file(&head, &first).unwrap()).unwrap();
+        let known = left(folder.path(), BOOT);
+        let limits: Vec<_> = known.boards.iter().map(|(uuid, board)| (&**uuid, board.limit)).collect();
+        let expected = [("GPU-0", Some(Watts::new(650))), ("GPU-1", Some(Watts::new(700))), ("GPU-2", None)];
+        assert_eq!((limits.as_slice(), known.complete), (&expected[..if released { 0 } else { 3 }], true));
+        assert_eq!(left(folder.path(), BOOT), known, "and the life after it");
+    }
+}
+
 /// What version 1 wrote, and every later one must read.
 const VERSION_1: [&str; 4] = [
     r#"d9f658ed8702b292 {"version":1,"boot":"b","round":0,"complete":true}"#,
@@ -327,7 +357,7 @@ fn a_journal_of_version_1_is_read() {
 
 #[test]
 fn lines_and_fields_that_a_later_version_added_cost_no_original_that_is_understood() {
-    let head = Head { version: VERSION, boot: BOOT.into(), round: 0, complete: true };
+    let head = Head { version: VERSION, boot: BOOT.into(), round: 0, complete: true, continues: false };
     let added = |line: serde_json::Value| {
         let folder = tempfile::tempdir().unwrap();
         let mut bytes = image::file(&head, &[]).unwrap();

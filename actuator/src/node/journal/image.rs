@@ -42,9 +42,12 @@ pub struct Head {
     /// Lines of other rounds do not count.
     #[serde(default)]
     pub round: u64,
-    /// As in [`Originals::complete`].
+    /// As in [`Originals::complete`], but for what was put aside.
     #[serde(default)]
     pub complete: bool,
+    /// What was touched before is in a journal of a later version, which was put aside: that version finds it there.
+    #[serde(default)]
+    pub continues: bool,
 }
 
 /// Any other line.
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head { version: VERSION, boot: "b".into(), round: 2, complete: true }
+        Head { version: VERSION, boot: "b".into(), round: 2, complete: true, continues: false }
     }
 
     fn notes() -> Vec<Note> {
