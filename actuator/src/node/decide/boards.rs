@@ -301,7 +301,7 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
         return;
     }
     let locks = matches!(draft.lock, Some(ClockLock::UpTo(_)));
-    let read = board.reading.and_then(|reading| reading.limit);
+    let read = board.reading.and_then(|reading| reading.limit_found.or(reading.limit));
     plan.note(plan.state.originals.before_board(uuid, read, locks));
     let state = plan.state.boards.entry(uuid.clone()).or_default();
     state.number = number;
