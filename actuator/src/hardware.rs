@@ -150,6 +150,9 @@ pub struct BoardReading {
     pub clock: Option<Megahertz>,
     /// The power limit in force: the most conservative of all who set one. `None`: it has none.
     pub limit: Option<Watts>,
+    /// The power limit that was set through the driver before we set one, as far as it is told: where a BMC
+    /// holds the board lower, the limit in force is not that.
+    pub limit_found: Option<Watts>,
     /// The range of clocks last accepted.
     pub lock: ClockLock,
     /// Whether it takes clock ranges.

@@ -10,13 +10,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use powercap_actuator::node::{
     brake::Brakes,
     decide::Plan,
+    heard::Heard,
     journal::{
         self, Ownership,
         image::{self, Head, LINE, LINES, VERSION},
     },
     lease::{Renewals, Terms},
     orders::{CpuCeiling, Orders, Refusal},
-    originals::{OriginalBoard, Originals},
+    originals::{Note, OriginalBoard, Originals},
     standing::{Circumstances, Earlier, Standing},
 };
 use powercap_common::{
@@ -33,6 +34,7 @@ struct Node {
     journal: Originals,
     status: NodeFrequenciesStatus,
     life: Life,
+    heard: Heard,
     /// The leader renews its Lease.
     led: bool,
 }
@@ -48,7 +50,7 @@ struct Life {
 impl Node {
     fn new(rack: Rack) -> Self {
         let (journal, status) = (Originals::default(), NodeFrequenciesStatus::default());
-        Self { rack, journal, status, life: Life::default(), led: true }
+        Self { rack, journal, status, life: Life::default(), heard: Heard::default(), led: true }
     }
 
     /// The agent begins, whatever it was before.
@@ -57,6 +59,7 @@ impl Node {
         let earlier = Earlier::of(&self.status, BOOT);
         self.rack.state = earlier.resume(&self.journal, orders, self.rack.age());
         let mut renewals = Renewals::default();
+        renewals.follow(self.heard.begins(self.rack.now));
         if earlier.lease_expired {
             renewals.expired_before();
         }
@@ -69,6 +72,9 @@ impl Node {
             let renewed = format!("2026-01-01T{:02}:00:00.000000Z", self.rack.now.as_secs() / 2 % 24);
             let lease = json!({"spec": {"holderIdentity": "leader", "renewTime": renewed}});
             self.life.renewals.sees(&serde_json::from_value::<Lease>(lease).unwrap(), age);
+            if self.life.renewals.proven() == age {
+                self.heard.hears(self.rack.now);
+            }
         }
         let (ownership, brakes) = (Ownership::Ours(Arc::default()), Brakes::default());
         let Life { standing, renewals, earlier } = &mut self.life;
@@ -148,6 +154,23 @@ fn a_crash_loop_raises_nothing_and_keeps_the_first_originals() {
             }
             assert_eq!(node.journal, journal);
             assert_eq!(journal, first_originals());
+        }
+    }
+}
+
+#[test]
+fn boards_that_stand_a_step_apart_stand_so_over_restarts() {
+    let orders = Arc::new(granted(1, 5200));
+    let mut node = Node::new(Rack::new(8, 0.0, 0.02, BUSY));
+    node.begin(&orders);
+    node.seconds(30, &orders, |_, _| {});
+    let stood = node.stands();
+    assert!(stood.1.iter().min() < stood.1.iter().max(), "{stood:?}");
+    for ticks in [1, 5, 30, 40] {
+        node.begin(&orders);
+        for _ in 0..ticks {
+            node.tick(&orders);
+            assert!(no_higher(&node.stands(), &stood), "{:?} of {stood:?}, {ticks} ticks", node.stands());
         }
     }
 }
@@ -279,6 +302,36 @@ fn an_agent_rolled_back_by_a_version_raises_nothing_and_releases_to_defaults() {
     assert_eq!((node.stands().0, node.stands().2), (vec![700; 3], Megahertz::new(3800)));
 }
 
+#[test]
+fn rolled_back_and_forward_again_an_agent_finds_the_first_originals_unless_they_were_put_back() {
+    let note = |uuid: &str, limit: Option<u32>| Note::Board { uuid: uuid.into(), limit: limit.map(Watts::new) };
+    let first = [note("GPU-0", Some(650)), note("GPU-1", Some(700))];
+    for released in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let later = image::line(&json!({"version": VERSION + 1, "boot": BOOT}));
+        fs::write(path("journal"), later.unwrap()).unwrap();
+        // The earlier version touches a board that was touched before, and another one.
+        let (journal, _ownership) = journal::open(&path("journal"), BOOT).unwrap();
+        journal.note(&[note("GPU-1", None), note("GPU-2", None)]);
+        journal.note(if released { &[Note::Released] } else { &[] });
+        journal.settle();
+        drop(journal);
+        let began = std::time::Instant::now();
+        while left(folder.path(), BOOT).boards.len() != if released { 0 } else { 2 } {
+            assert!(began.elapsed() < Duration::from_secs(5));
+        }
+        // To the later version its own format is readable.
+        let head = Head { version: VERSION, boot: BOOT.into(), round: 7, complete: true, continues: false };
+        fs::write(path("journal.newer"), image::file(&head, &first).unwrap()).unwrap();
+        let known = left(folder.path(), BOOT);
+        let limits: Vec<_> = known.boards.iter().map(|(uuid, board)| (&**uuid, board.limit)).collect();
+        let expected = [("GPU-0", Some(Watts::new(650))), ("GPU-1", Some(Watts::new(700))), ("GPU-2", None)];
+        assert_eq!((limits.as_slice(), known.complete), (&expected[..if released { 0 } else { 3 }], true));
+        assert_eq!(left(folder.path(), BOOT), known, "and the life after it");
+    }
+}
+
 /// What version 1 wrote, and every later one must read.
 const VERSION_1: [&str; 4] = [
     r#"d9f658ed8702b292 {"version":1,"boot":"b","round":0,"complete":true}"#,
@@ -304,7 +357,7 @@ fn a_journal_of_version_1_is_read() {
 
 #[test]
 fn lines_and_fields_that_a_later_version_added_cost_no_original_that_is_understood() {
-    let head = Head { version: VERSION, boot: BOOT.into(), round: 0, complete: true };
+    let head = Head { version: VERSION, boot: BOOT.into(), round: 0, complete: true, continues: false };
     let added = |line: serde_json::Value| {
         let folder = tempfile::tempdir().unwrap();
         let mut bytes = image::file(&head, &[]).unwrap();
@@ -390,4 +443,54 @@ fn a_restart_under_an_expired_lease_raises_nothing_whatever_the_object_says_by_t
     node.led = true;
     node.seconds(30, &more, |_, _| {});
     assert!(node.rack.power() > envelope + 300.0, "a live leader's word raises: {}", node.rack.power());
+}
+
+/// A grant with a lease of a minute and something to fall back to.
+fn leased() -> Arc<Orders> {
+    let fallback = Some(Watts::new(2600));
+    let terms = Terms { duration: Duration::from_secs(60), falls_back: true, fallback };
+    Arc::new(Orders { lease: Some(terms), ..granted(1, 3000) })
+}
+
+#[test]
+fn an_agent_that_begins_anew_more_often_than_its_lease_lasts_falls_back_in_time() {
+    let orders = leased();
+    let mut node = settled(&orders);
+    node.led = false;
+    let silent_since = node.rack.now;
+    // No life lives for a third of the lease, and none gets to write a status.
+    let status = node.status.clone();
+    for _ in 0..8 {
+        node.status = status.clone();
+        node.begin(&orders);
+        node.seconds(17, &orders, |node, plan| {
+            // The last renewal was up to two seconds before.
+            let silent = node.rack.now - silent_since;
+            let (early, late) = (Duration::from_secs(58), Duration::from_secs(61));
+            let fallen_back = plan.account.restraint == Some(Reason::FallbackInForce);
+            assert!(if fallen_back { silent > early } else { silent < late }, "{silent:?}");
+        });
+    }
+    assert!(node.rack.power() <= OVERHEAD.envelope(Watts::new(2600)).as_f64());
+    node.led = true;
+    node.seconds(10, &orders, |_, _| {});
+    assert_eq!(node.tick(&orders).account.restraint, None, "a live leader's word ends it");
+}
+
+#[test]
+fn an_agent_that_was_away_for_longer_than_its_lease_listens_once_before_it_falls_back() {
+    let orders = leased();
+    for (led, restrained_at_the_end) in [(true, false), (false, true)] {
+        let mut node = settled(&orders);
+        node.led = led;
+        node.rack.now += Duration::from_secs(300);
+        node.begin(&orders);
+        node.seconds(8, &orders, |_, plan| assert_eq!(plan.account.restraint, None));
+        if !led {
+            // A second life has no ten seconds of its own.
+            node.begin(&orders);
+            node.seconds(3, &orders, |_, _| {});
+        }
+        assert_eq!(node.tick(&orders).account.restraint.is_some(), restrained_at_the_end);
+    }
 }

@@ -25,7 +25,7 @@ use powercap_common::{
     api::{CpuCeiling, NodeFrequencies, NodeFrequenciesSpec, NodeOverhead},
     units::{Megahertz, Watts},
 };
-use powercap_simulated_hardware::{BoardSpec, Load, NodeSpec, Root, run_hardware};
+use powercap_simulated_hardware::{BoardSpec, Fault, Load, NodeSpec, Root, run_hardware};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 /// Cargo puts the library beside this test, or one folder above.
@@ -124,6 +124,11 @@ fn a_grant_is_held_and_a_release_restores() {
         }
     });
 
+    // A BMC holds the first board lower than its driver was told to.
+    let (held, _) = root.boards().unwrap().into_iter().find(|(identity, _)| identity.index == 0).unwrap();
+    let outer = Fault { outer_limit_mw: 800_000, ..Fault::default() };
+    root.board(&held.uuid).fault().unwrap().update(|fault| *fault = outer).unwrap();
+
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let mut node = Node { devices: Devices::default(), start: Instant::now(), state: State::default() };
@@ -170,9 +175,9 @@ fn a_grant_is_held_and_a_release_restores() {
     });
     std::thread::sleep(Duration::from_millis(1500));
     let seen = node.devices.observe(node.start);
-    for board in &seen.boards {
+    for (board, in_force) in seen.boards.iter().zip([800, 1000]) {
         let reading = board.fresh().unwrap();
-        assert_eq!((reading.lock, reading.limit), (ClockLock::Off, Some(Watts::new(1000))));
+        assert_eq!((reading.lock, reading.limit), (ClockLock::Off, Some(Watts::new(in_force))));
     }
     for (_, board) in root.boards().unwrap() {
         let request = board.request().unwrap().read().unwrap();

@@ -241,6 +241,14 @@ fn a_release_puts_back_what_an_administrator_had_set_even_after_a_restart() {
 }
 
 #[test]
+fn where_a_bmc_holds_a_board_lower_the_original_is_what_the_driver_was_told() {
+    let mut rack = set_by_hand();
+    rack.boards[1].reading.limit_found = Some(Watts::new(650));
+    let notes = rack.tick(Some(&granted(1, 3000))).notes;
+    assert!(notes.contains(&board("GPU-1", 650)) && notes.contains(&board("GPU-0", 700)), "{notes:?}");
+}
+
+#[test]
 fn boards_that_answer_late_after_a_restart_are_released_with_the_others() {
     let mut rack = set_by_hand();
     let mut journal = Originals::default();
@@ -343,7 +351,7 @@ fn note() -> impl Strategy<Value = Note> {
 }
 
 fn head() -> Head {
-    Head { version: VERSION, boot: "b".into(), round: 4, complete: true }
+    Head { version: VERSION, boot: "b".into(), round: 4, complete: true, continues: false }
 }
 
 proptest! {

@@ -142,6 +142,9 @@ fn a_call_that_hangs_keeps_nvml_open_until_it_returns(machine: &mut Machine, nam
     let plan = machine.turn(Some(&orders));
     assert!(states(&plan).iter().all(|state| *state == (DeviceState::Failed, Reason::DevicesLetGo)));
     assert!(plan.account.devices_power >= Watts::new(2100) && plan.boards.is_empty(), "{:?}", plan.account);
+    assert_eq!(machine.seen().gpus, GpuAccess::LettingGo("a driver upgrade".into(), 1));
+    let said = machine.says(Some(&orders), &plan);
+    assert_eq!(said.reason, Reason::Pending, "{said:?}");
     machine.misbehave(name, Fault::default());
     let start = Instant::now();
     while machine.root.nvml_clients() > 0 {
@@ -149,6 +152,11 @@ fn a_call_that_hangs_keeps_nvml_open_until_it_returns(machine: &mut Machine, nam
         assert!(start.elapsed() < Duration::from_secs(5), "the call has returned and NVML is still open");
         std::thread::sleep(machine::PERIOD);
     }
+    machine.until("it is said that NVML is closed", Some(&orders), |seen, _| {
+        seen.gpus == GpuAccess::LetGo("a driver upgrade".into())
+    });
+    let plan = machine.turn(Some(&orders));
+    assert_eq!(machine.says(Some(&orders), &plan).reason, Reason::DevicesLetGo);
     machine.devices.want(DevicesWanted::Wanted);
     machine.until("all boards are held again", Some(&orders), |seen, plan| {
         seen.boards.len() == 3 && plan.account.boards.iter().all(|board| board.state == DeviceState::Applied)

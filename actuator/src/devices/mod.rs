@@ -39,6 +39,12 @@ pub trait Board {
     /// When the board does not answer.
     fn read_limit(&mut self) -> Result<Option<Watts>, DeviceError>;
 
+    /// The power limit that was set through the driver: a BMC may hold the board lower. `None`: not told.
+    ///
+    /// # Errors
+    /// When the board does not answer.
+    fn read_limit_set(&mut self) -> Result<Option<Watts>, DeviceError>;
+
     /// Holds its clock between its lowest and `ceiling`, which must be on its grid.
     ///
     /// # Errors

@@ -116,6 +116,11 @@ impl Board for NvmlBoard<'_> {
         optional(self.device.enforced_power_limit(), "read the power limit").map(|limit| limit.map(milliwatts))
     }
 
+    fn read_limit_set(&mut self) -> Result<Option<Watts>, DeviceError> {
+        optional(self.device.power_management_limit(), "read the power limit that was set")
+            .map(|limit| limit.map(milliwatts))
+    }
+
     fn lock_clocks(&mut self, ceiling: Megahertz) -> Result<(), DeviceError> {
         const ACTION: &str = "lock the graphics clocks";
         let Some(grid) = &self.traits.clocks else { return Err(DeviceError::Unsupported { action: ACTION }) };

@@ -27,6 +27,7 @@ mod drift;
 mod processors;
 mod release;
 mod shares;
+mod stagger;
 mod standing;
 mod state;
 

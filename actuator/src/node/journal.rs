@@ -35,6 +35,8 @@ pub const PATIENCE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A disk that failed is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// The extension of a journal of a later version.
+const ASIDE: &str = "newer";
 /// A larger file is not ours.
 const LARGEST: u64 = 2 * (LINES * LINE) as u64;
 
@@ -84,6 +86,7 @@ pub fn open(path: &Path, boot_id: &str) -> io::Result<(Journal, watch::Receiver<
         progress: Arc::clone(&journal.progress),
         round: 0,
         originals: Originals::default(),
+        continues: false,
         kept: Vec::new(),
         file: None,
         next: 1,
@@ -152,6 +155,8 @@ struct Keeper {
     progress: Arc<Progress>,
     round: u64,
     originals: Originals,
+    /// As in [`Head::continues`].
+    continues: bool,
     /// The round's notes, for when the file has to be made anew.
     kept: Vec<Note>,
     /// The file, while it works.
@@ -233,9 +238,15 @@ impl Keeper {
                     "the journal knows what an earlier life of this agent touched"
                 );
                 self.round = image.head.round;
-                self.kept = notes(&image.originals);
-                let usable = image.head.version == VERSION && image.originals.complete;
+                let Head { version, continues, .. } = image.head;
+                let usable = version == VERSION && image.originals.complete && !continues;
+                // With a line of it lost nobody knows the rest either.
+                self.continues = continues && image.originals.complete;
                 self.originals = image.originals;
+                if self.continues {
+                    self.continue_what_was_put_aside();
+                }
+                self.kept = notes(&self.originals);
                 self.next = image.next;
                 if usable { self.reopen() } else { self.make() }
             }
@@ -247,14 +258,30 @@ impl Keeper {
             Err(error) => {
                 self.originals = Originals::unknown();
                 let aside = self.path.with_extension(match error {
-                    Unreadable::Newer(_) => "newer",
+                    Unreadable::Newer(_) => ASIDE,
                     Unreadable::Damaged => "damaged",
                 });
                 tracing::warn!(%error, aside = %aside.display(), "the journal cannot be used and is put aside; a release restores defaults");
                 fs::rename(&self.path, &aside).map_err(|error| io_error("put aside", aside, error))?;
+                self.continues = matches!(error, Unreadable::Newer(_));
                 self.make()
             }
         }
+    }
+
+    /// An earlier version could not read our journal, put it aside and began another: what stands in ours is of
+    /// before that.
+    fn continue_what_was_put_aside(&mut self) {
+        let aside = read(&self.path.with_extension(ASIDE)).ok().and_then(|bytes| Image::read(&bytes).ok());
+        let Some(Image { head, originals, .. }) = aside.filter(|image| image.head.boot == self.boot) else {
+            self.originals.complete = false;
+            return;
+        };
+        tracing::info!("the journal that an earlier version put aside is taken up again");
+        let later = std::mem::replace(&mut self.originals, originals);
+        notes(&later).iter().for_each(|note| self.originals.take(note));
+        self.originals.complete &= !head.continues;
+        self.continues = false;
     }
 
     fn serve(&mut self, notes: &Receiver<Note>) {
@@ -283,11 +310,15 @@ impl Keeper {
             match note {
                 Note::Released => {
                     self.kept.clear();
+                    self.continues = false;
                     self.round = self.round.wrapping_add(1);
                     self.next = 1;
                     lines.push((0, image::line(&self.head())));
                 }
-                Note::EarlierLife => lines.push((0, image::line(&self.head()))),
+                Note::EarlierLife => {
+                    self.continues = false;
+                    lines.push((0, image::line(&self.head())));
+                }
                 Note::Board { .. } | Note::Lock { .. } | Note::Cpu { .. } => {
                     self.kept.push(note.clone());
                     lines.push((self.next, image::entry(self.round, note)));
@@ -333,7 +364,8 @@ impl Keeper {
     }
 
     fn head(&self) -> Head {
-        Head { version: VERSION, boot: self.boot.clone(), round: self.round, complete: self.originals.complete }
+        let (boot, complete) = (self.boot.clone(), self.originals.complete || self.continues);
+        Head { version: VERSION, boot, round: self.round, complete, continues: self.continues }
     }
 }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What must hold: only the node's monotonic clock decides, so that no clock that jumps, here or at the
-//! leader, makes a lease longer or shorter. Only a renewal ends an expiry; nothing here ever raises.
+//! leader, makes a lease longer or shorter. Only a renewal ends an expiry, and no restart of the agent does;
+//! nothing here ever raises.
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,15 @@ use powercap_common::{
 };
 use tokio::sync::watch;
 
+use super::heard::Silence;
+
 /// A watch ends and begins anew at least this often, so that a black-holed one is noticed.
 const WATCH_SECONDS: u32 = 30;
 /// After a silence of this long one renewal proves nothing: a watch that comes back first tells what
 /// happened while it was away, and the last of that may be a leader's last.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(10);
+/// After a silence longer than the lease the first life of the agent is given so long to hear of a leader.
+const LISTENING: Duration = Duration::from_secs(10);
 /// A live leader's next renewal is seen this much later; the past is told in one moment.
 const APART: Duration = Duration::from_secs(1);
 
@@ -70,8 +75,10 @@ pub enum Verdict {
 /// The renewals that were seen, by a monotonic clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewals {
-    /// The last one that proves a live leader; the agent's start counts as one.
+    /// The last one that proves a live leader; zero: none in this life.
     last: Duration,
+    /// What was before this life; without a word of that the agent's start counts as a renewal.
+    before: Silence,
     /// One that proves nothing yet.
     doubtful: Option<Duration>,
     /// What tells one renewal from the next.
@@ -84,6 +91,17 @@ impl Renewals {
     /// Takes over from an earlier life that the lease had expired.
     pub fn expired_before(&mut self) {
         self.expired_before = true;
+    }
+
+    /// Takes over how long nothing was heard when this life began.
+    pub fn follow(&mut self, before: Silence) {
+        self.before = before;
+    }
+
+    /// When the last renewal that proves a live leader was seen; zero: none in this life.
+    #[must_use]
+    pub fn proven(&self) -> Duration {
+        self.last
     }
 
     /// Whether any renewal that proves a live leader was seen.
@@ -121,14 +139,19 @@ impl Renewals {
     /// How long ago the last one was seen.
     #[must_use]
     pub fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.last)
+        if self.seen() { now.saturating_sub(self.last) } else { now.saturating_add(self.before.lasted) }
+    }
+
+    /// Nobody can tell yet whether there is a leader.
+    fn listens(&self, now: Duration) -> bool {
+        !self.seen() && now.saturating_add(self.before.listened) <= LISTENING
     }
 
     /// How a lease with these terms stands now.
     #[must_use]
     pub fn verdict(&self, terms: Option<&Terms>, now: Duration) -> Verdict {
         let Some(terms) = terms else { return Verdict::Current };
-        if !self.expired_before && self.age(now) <= terms.duration {
+        if !self.expired_before && (self.age(now) <= terms.duration || self.listens(now)) {
             return Verdict::Current;
         }
         match terms.fallback.filter(|_| terms.falls_back) {

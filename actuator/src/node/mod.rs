@@ -20,6 +20,7 @@ pub mod audit;
 pub mod brake;
 pub mod decide;
 pub mod events;
+pub mod heard;
 pub mod journal;
 pub mod lease;
 pub mod metrics;
@@ -116,6 +117,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let node_watched = letting_go::watch(client.clone(), flags.node_name.clone(), devices.clone());
     let braking = brake::watch(client.clone(), brake_sender);
     let (namespace, name) = (flags.lease_namespace.clone(), flags.lease_name.clone());
+    heard::start(&flags.journal, &boot_id, start, renewal_sender.clone()).map_err(NodeError::StartThread)?;
     let listening = lease::watch(client.clone(), namespace, name, start, renewal_sender);
     let announcing = announce::announce(client.clone(), flags.node_name.clone(), reports.clone(), metrics.clone());
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());

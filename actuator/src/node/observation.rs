@@ -41,6 +41,8 @@ pub enum GpuAccess {
     Working,
     /// Boards are there and NVML does not work: they may draw power that nobody measures.
     Broken(String),
+    /// Somebody wants the boards for themselves, and calls to so many of them have not returned: NVML is open yet.
+    LettingGo(String, usize),
     /// We have closed NVML, because somebody wants the boards for themselves; why.
     LetGo(String),
 }

@@ -121,7 +121,7 @@ impl Standing {
         let verdict = at.renewals.verdict(orders.lease.as_ref(), now);
         if verdict == Verdict::Current {
             self.held = Some(Arc::clone(orders));
-        } else if at.earlier.lease_expired && self.held.is_none() {
+        } else if self.held.is_none() {
             // A life that never saw the lease current holds what the one before it told.
             self.held = Some(Arc::new(at.earlier.stood.over(orders.overhead)));
         }

@@ -184,6 +184,11 @@ fn ready(seen: &Observation, orders: Option<&Orders>, account: &Account, problem
             format!("NVML does not work, so boards may draw power that nobody measures: {why}"),
         );
     }
+    if let GpuAccess::LettingGo(why, calls) = &seen.gpus {
+        let message =
+            format!("{why}: NVML is open until {calls} calls to boards return, so do not unload the driver yet");
+        return not(Reason::Pending, message);
+    }
     if let GpuAccess::LetGo(why) = &seen.gpus {
         return not(Reason::DevicesLetGo, format!("{why}: the boards count with the most that they take"));
     }

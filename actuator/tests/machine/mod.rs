@@ -19,6 +19,8 @@ use powercap_actuator::node::{
     observation::{Observation, SeenBoard},
     observe::{self, Devices, boards::Places},
     orders::Orders,
+    status::{self, Particulars, Problems, Verdict},
+    tenants::Tenancy,
 };
 use powercap_simulated_hardware::{Fault, Load, NodeSpec, Root, run_hardware};
 use prometheus_client::registry::Registry;
@@ -122,6 +124,13 @@ impl Machine {
             assert!(start.elapsed() < Duration::from_secs(30), "{what} did not happen: {:#?}", plan.account);
             std::thread::sleep(PERIOD);
         }
+    }
+
+    /// What the condition Ready says after this plan.
+    pub fn says(&self, orders: Option<&Orders>, plan: &Plan) -> Verdict {
+        let (profiles, tenancy) = (self.devices.profiles(), Tenancy::default());
+        let particulars = Particulars { profiles: &profiles, tenancy: &tenancy };
+        status::state(&self.seen(), orders, &plan.account, &Problems::default(), 1, "b", particulars).ready
     }
 
     /// How the board with this UUID misbehaves from now on.

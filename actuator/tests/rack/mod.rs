@@ -222,6 +222,7 @@ impl RackBoard {
             power: Watts::new(70),
             clock: Some(Megahertz::new(345)),
             limit: Some(Watts::new(700)),
+            limit_found: None,
             lock: ClockLock::Unknown,
             clock_knob: Knob::Works,
             limit_knob: Knob::Works,

@@ -5,6 +5,7 @@
 //! rely on are the validated types in [`crate::policy`] and [`crate::domain`].
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn(…) of kube's derive names its own keys")]
 
+mod later;
 mod node_frequencies;
 mod power_capping_policy;
 mod power_domain;

@@ -7,6 +7,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::later;
+
 /// The power granted to one node, the ceilings of its devices, and what really holds there.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -295,7 +297,7 @@ pub struct GpuStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power_watts: Option<u32>,
     /// What can be read and set on it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "later::words")]
     #[schemars(length(max = 8))]
     pub capabilities: Vec<Capability>,
     /// The pods that hold it, by the kubelet's PodResources: several where it is shared or split, an empty
@@ -304,6 +306,7 @@ pub struct GpuStatus {
     #[schemars(length(max = 64))]
     pub tenants: Option<Vec<Tenant>>,
     /// How far it is.
+    #[serde(deserialize_with = "later::word")]
     pub state: DeviceState,
     /// Why it runs at this ceiling, or why it failed.
     pub reason: String,
@@ -351,6 +354,7 @@ pub struct CpuStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_megahertz: Option<u32>,
     /// How far it is.
+    #[serde(deserialize_with = "later::word")]
     pub state: DeviceState,
     /// Why it runs at this ceiling, or why it failed.
     pub reason: String,

@@ -29,7 +29,7 @@ pub const GPU_IS_LOST: u32 = 15;
 
 record! {
     /// How a board (or the library as a whole) misbehaves, for tests. All zero: it does not.
-    Fault, 0x6661_756c_7420_2032 {
+    Fault, 0x6661_756c_7420_2033 {
         /// NVML's answer to every reading of a sensor, e.g. 15 for a lost GPU; 0 reads.
         read_code: u32,
         /// NVML's answer to every setter, e.g. 4 for no permission; 0 sets.
@@ -59,6 +59,8 @@ record! {
         rival_limit_mw: u32,
         /// The other writer's highest clock; 0: it locks none.
         rival_lock_mhz: u32,
+        /// A power limit that was set out of band, by a BMC: of it and the driver's the lower is in force; 0: none.
+        outer_limit_mw: u32,
         /// The power sensor repeats its last reading.
         stuck_sensor: bool,
         /// Supported clocks are listed as zeros.
@@ -148,6 +150,13 @@ impl Fault {
         asked
     }
 
+    /// What is in force of what is asked of the board.
+    #[must_use]
+    pub fn limit(&self, request: Request) -> Request {
+        let outer = if self.outer_limit_mw > 0 { self.outer_limit_mw } else { u32::MAX };
+        Request { limit_mw: request.limit_mw.min(outer), ..request }
+    }
+
     /// What the sensors show, when they showed `last` before.
     #[must_use]
     pub const fn show(&self, last: &State, mut state: State) -> State {
@@ -226,6 +235,15 @@ mod tests {
         assert_eq!(fault.rival(&ours), Request { generation: 5, limit_mw: 700_000, ..ours });
         let fault = Fault { rival_lock_mhz: 1980, ..Fault::default() };
         assert_eq!(fault.rival(&ours), Request { generation: 5, lock_min_mhz: 0, lock_max_mhz: 1980, ..ours });
+    }
+
+    #[test]
+    fn of_two_limits_the_lower_is_in_force() {
+        let asked = Request { limit_mw: 500_000, ..Request::default() };
+        for (outer_limit_mw, in_force_mw) in [(0, 500_000), (300_000, 300_000), (600_000, 500_000)] {
+            let fault = Fault { outer_limit_mw, ..Fault::default() };
+            assert_eq!(fault.limit(asked), Request { limit_mw: in_force_mw, ..asked });
+        }
     }
 
     #[test]

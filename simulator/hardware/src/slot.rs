@@ -145,7 +145,7 @@ impl Slot {
             return Ok(());
         }
         self.let_rival_write(seconds)?;
-        self.asked = self.records.request.read().unwrap_or(self.asked);
+        self.asked = self.records.request.read().map_or(self.asked, |asked| self.fault.limit(asked));
         self.load_now = self.records.load(seconds);
         Ok(())
     }

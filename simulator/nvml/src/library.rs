@@ -316,6 +316,16 @@ pub(crate) fn with_fault(
     })
 }
 
+/// Runs with what is asked of the device.
+pub(crate) fn with_request(
+    call: Call,
+    handle: nvmlDevice_t,
+    run: impl FnOnce(&Request) -> nvmlReturn_t,
+) -> nvmlReturn_t {
+    let read = |device: &Device| device.folder.requested()?.read();
+    with_device(call, handle, |device, _| read(device).map_or(GPU_IS_LOST, |request| run(&request)))
+}
+
 /// Asks something of a device; needs root with CAP_SYS_ADMIN, as the driver does.
 pub(crate) fn ask(
     call: Call,

@@ -11,7 +11,7 @@ use nvml_wrapper_sys::bindings::{
 use powercap_simulated_hardware::call::Call;
 use powercap_simulated_hardware::{Identity, State};
 
-use crate::library::{ask, with_identity, with_state};
+use crate::library::{ask, with_identity, with_request, with_state};
 use crate::memory::give;
 
 mod field {
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
     milliwatts: *mut c_uint,
 ) -> nvmlReturn_t {
     // SAFETY: NVML obliges the caller to pass a valid pointer.
-    with_state(Call::GetPowerManagementLimit, device, |_, state| unsafe { give(milliwatts, state.limit_mw) })
+    with_request(Call::GetPowerManagementLimit, device, |request| unsafe { give(milliwatts, request.limit_mw) })
 }
 
 #[unsafe(no_mangle)]

@@ -105,6 +105,7 @@ fn a_program_sees_each_fault_and_its_end() {
     slow_boards_are_slow_alone(&node, &nvml);
     a_board_that_hangs_goes_on_when_the_fault_is_lifted(&node, &nvml);
     another_writer_undoes_what_was_set(&node, &mut device);
+    a_limit_set_out_of_band_is_in_force_and_is_not_what_was_set(&node, &mut device);
     a_lost_board_is_not_counted_and_comes_back(&node, &nvml, &mut device);
     the_library_as_a_whole_fails(&node, &nvml);
 
@@ -195,6 +196,15 @@ fn another_writer_undoes_what_was_set(node: &Node, device: &mut Device<'_>) {
     device.set_power_management_limit(300_000).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(device.enforced_power_limit().unwrap(), 300_000, "it gave up");
+}
+
+fn a_limit_set_out_of_band_is_in_force_and_is_not_what_was_set(node: &Node, device: &mut Device<'_>) {
+    device.set_power_management_limit(500_000).unwrap();
+    node.misbehave(0, Fault { outer_limit_mw: 400_000, ..Fault::default() });
+    until("the lower one is in force", || device.enforced_power_limit().unwrap() == 400_000);
+    assert_eq!(device.power_management_limit().unwrap(), 500_000);
+    node.mend(0);
+    until("the driver's is in force again", || device.enforced_power_limit().unwrap() == 500_000);
 }
 
 fn a_lost_board_is_not_counted_and_comes_back<'a>(node: &Node, nvml: &'a Nvml, device: &mut Device<'a>) {

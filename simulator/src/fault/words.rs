@@ -122,6 +122,9 @@ pub struct Words {
     /// The other writer's highest clock
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     rival_lock_mhz: u32,
+    /// A power limit that a BMC set: of it and the driver's the lower is in force
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    outer_limit_watts: u32,
     /// The power sensor repeats its last reading
     #[arg(long)]
     stuck_sensor: bool,
@@ -219,6 +222,7 @@ impl Words {
             rival_period_ms: self.rival_period_ms,
             rival_limit_mw: self.rival_limit_watts.saturating_mul(1000),
             rival_lock_mhz: self.rival_lock_mhz,
+            outer_limit_mw: self.outer_limit_watts.saturating_mul(1000),
             stuck_sensor: self.stuck_sensor,
             zero_clocks: self.zero_clocks,
             calls: self.for_calls,

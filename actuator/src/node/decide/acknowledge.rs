@@ -54,7 +54,7 @@ fn everything_holds(seen: &Observation, orders: &Orders, plan: &Plan) -> bool {
     let boards_known = match &seen.gpus {
         GpuAccess::Working => true,
         GpuAccess::NoLibrary => orders.boards.is_empty(),
-        GpuAccess::Starting | GpuAccess::Broken(_) | GpuAccess::LetGo(_) => false,
+        GpuAccess::Starting | GpuAccess::Broken(_) | GpuAccess::LettingGo(..) | GpuAccess::LetGo(_) => false,
     };
     let cpus_known = seen.packages.as_ref().is_none_or(|packages| packages.fresh().is_some());
     let within_grant = orders.grant.is_none_or(|grant| plan.account.node_power <= grant);

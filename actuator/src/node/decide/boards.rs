@@ -7,10 +7,11 @@ use powercap_common::{reason::Reason, units::Watts};
 use super::{
     BoardWrite, Plan,
     budget::exposure,
-    ceiling::IDLE_PERCENT,
+    ceiling::{IDLE_PERCENT, Situation},
     draft::{self, Draft, draft, draft_blind},
     drift::Ordered,
     shares::{Claim, divide},
+    stagger::{Party, Rung, stagger},
     state::{BoardState, State},
 };
 use crate::{
@@ -166,9 +167,14 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Du
     let (parties, party_of) = parties(boards, orders, now, &plan.state);
     let division = divide(budget, &parties);
     plan.account.below_floor |= division.below_floor;
-    let of = |board: usize| (&parties[party_of[board]], division.shares[party_of[board]]);
-    let last: Vec<_> =
-        boards.iter().map(|board| plan.state.board(board).map_or(Watts::ZERO, |state| state.share)).collect();
+    let rungs = rungs(boards, orders, now, &plan.state, &party_of, parties.len());
+    let shares =
+        if division.below_floor { division.shares } else { stagger(&standing(&parties, &division.shares, &rungs)) };
+    let of = |board: usize| (&parties[party_of[board]], shares[party_of[board]]);
+    // Who begins anew finds in the limits how the watts were shared before.
+    let share =
+        |board: &&SeenBoard| plan.state.board(board).map(|state| state.share).filter(|share| *share > Watts::ZERO);
+    let last: Vec<_> = boards.iter().map(|board| share(board).unwrap_or_else(|| exposure(board, None))).collect();
     let mut first_of: Vec<Option<Watts>> = vec![None; parties.len()];
     let fit = last.iter().copied().sum::<Watts>() <= budget
         && last.iter().enumerate().all(|(at, share)| {
@@ -183,11 +189,51 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Du
     let rests = now.saturating_sub(plan.state.divided_at) >= REST;
     let worth = if rests { WORTH_AT_REST } else { WORTH };
     let all_gain = gains(last.iter().copied().sum(), new.iter().copied().sum(), worth);
-    if fit && !somebody_gains && !all_gain {
+    let permits = |share: Watts, board: usize| rungs[party_of[board]].is_some_and(|rung| share >= rung.steps);
+    let somebody_steps = (0..boards.len()).any(|at| permits(new[at], at) && !permits(last[at], at));
+    let worth_it = somebody_gains || all_gain || (rests && somebody_steps);
+    if fit && !worth_it {
         return last;
     }
     plan.state.divided_at = now;
     new
+}
+
+/// What each party needs to stay where it is and to go a step higher, where all its boards are at rest.
+fn rungs(
+    boards: &[&SeenBoard],
+    orders: &Orders,
+    now: Duration,
+    state: &State,
+    party_of: &[usize],
+    parties: usize,
+) -> Vec<Option<Rung>> {
+    let mut rungs: Vec<Option<Option<Rung>>> = vec![None; parties];
+    for (board, party) in boards.iter().zip(party_of) {
+        let rung = rung(board, orders, now, state);
+        let together = |others: Option<Rung>| others.zip(rung).map(|(others, rung)| others.together(rung));
+        rungs[*party] = Some(rungs[*party].map_or(rung, together));
+    }
+    rungs.into_iter().map(Option::flatten).collect()
+}
+
+fn rung(board: &SeenBoard, orders: &Orders, now: Duration, state: &State) -> Option<Rung> {
+    let (grid, reading, state) = (board.traits.clocks.as_ref()?, board.fresh()?, state.board(board)?);
+    let top = draft::top(grid, orders.ceiling(&board.traits.uuid));
+    let at = Situation { traits: &board.traits, grid, reading, share: state.share, top, now };
+    state.governor.as_ref()?.rung(state.ceiling?, &at)
+}
+
+/// The parties as they stand after a division.
+fn standing(claims: &[Claim], shares: &[Watts], rungs: &[Option<Rung>]) -> Vec<Party> {
+    let party = |((claim, share), rung): ((&Claim, &Watts), &Option<Rung>)| Party {
+        share: *share,
+        most: claim.most,
+        boards: claim.boards,
+        order: claim.order,
+        rung: *rung,
+    };
+    claims.iter().zip(shares).zip(rungs).map(party).collect()
 }
 
 /// Who takes part in the division, and which party each board is of: the boards of one group are one.
@@ -255,7 +301,7 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
         return;
     }
     let locks = matches!(draft.lock, Some(ClockLock::UpTo(_)));
-    let read = board.reading.and_then(|reading| reading.limit);
+    let read = board.reading.and_then(|reading| reading.limit_found.or(reading.limit));
     plan.note(plan.state.originals.before_board(uuid, read, locks));
     let state = plan.state.boards.entry(uuid.clone()).or_default();
     state.number = number;

@@ -23,6 +23,7 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
+use super::stagger::Rung;
 use crate::hardware::{BoardReading, BoardTraits, ClockGrid};
 
 /// Time that a new ceiling needs to show in the power reading.
@@ -42,12 +43,24 @@ const EXPONENT: f64 = 2.3;
 const RAISING_EXPONENT: f64 = 2.7;
 const STEEP_EXPONENT: f64 = 3.5;
 const STEEP_ABOVE: f64 = 0.85;
+/// A step is taken when it is reckoned to stay below this share of the share; who gives a share for a step gives
+/// a little more, since readings flutter.
+const RAISED_BELOW: f64 = 0.998;
+const STEPS_WITH: f64 = 1.003;
+/// A step that proved too high is tried again with a share that is larger by so much.
+const EASED: f64 = 1.01;
 /// Weight of the newest reading in the mean.
 const NEWEST: f64 = 0.3;
 /// The same for a reading below what the board draws outside its pauses.
 const NEWEST_BELOW: f64 = 0.01;
 /// The same for the clock.
 const NEWEST_CLOCK: f64 = 0.15;
+/// Readings flutter by so much above what a board needs.
+const LEFT: f64 = 1.01;
+/// A board whose ceiling stood for so long is at rest.
+const AT_REST: Duration = Duration::from_secs(2);
+/// Outside its pauses a board at rest draws at least this share of the most that it draws.
+const STEADY: f64 = 0.97;
 /// Above this share of its share a board that does not reach its ceiling is held by its own limiter.
 const LIMITER_HOLDS: f64 = 0.85;
 
@@ -129,8 +142,9 @@ impl Governor {
         let clock = f64::from(at.ran_at(self.ceiling).get());
         self.clock = if settling { clock } else { self.clock + NEWEST_CLOCK * (clock - self.clock) };
 
-        let cut = at.share < self.share;
-        let grown = at.share > self.share;
+        let changed = at.share != self.share;
+        // A share that falls by no more than what was left of it takes nothing away.
+        let cut = at.share < self.share && power.max(self.high) > at.share.as_f64() * LEFT;
         self.share = at.share;
         if self.ceiling > at.top {
             return self.to(at.top, at.now, None);
@@ -141,7 +155,7 @@ impl Governor {
             return self.lowered(at);
         }
         if let Some(since) = self.idle_since {
-            return self.idle(at, since, cut || grown);
+            return self.idle(at, since, changed);
         }
         if cut && self.ceiling > self.modelled(at) && power > share * 0.9 {
             let ceiling = self.modelled(at);
@@ -202,23 +216,19 @@ impl Governor {
 
     fn raised(mut self, at: &Situation<'_>) -> (Self, Option<Reason>) {
         let one_above = at.grid.above(self.ceiling, 1).min(at.top);
-        let below = f64::from(self.ceiling.get()) - 0.6 * f64::from(one_above.get() - self.ceiling.get());
-        let held = at.ran_at(self.ceiling) >= self.ceiling && self.clock >= below;
+        let held = self.held_by(self.ceiling, one_above, at);
         if one_above <= self.ceiling || !held || at.now.saturating_sub(self.changed_at) < RAISE_PERIOD {
             return (self, None);
         }
         let share = at.share.as_f64();
-        let step = f64::from(one_above.get()) / f64::from(self.ceiling.get().max(1));
         let idle = self.idle_watts();
-        let steep = one_above > at.grid.highest().scaled(STEEP_ABOVE);
-        let exponent = if steep { STEEP_EXPONENT } else { RAISING_EXPONENT };
-        let predicted = idle + (self.high - idle).max(0.0) * step.powf(exponent);
+        let exponent = raising_exponent(one_above, at.grid);
         let unlimited = at.share >= at.traits.max_limit;
-        if predicted > share * 0.998 && !unlimited {
+        if self.predicted(self.ceiling, one_above, at.grid) > share * RAISED_BELOW && !unlimited {
             return (self, None);
         }
         if let Some(bar) = self.bar {
-            let eased = at.share.as_f64() > bar.share.as_f64() * 1.01 || self.high < share * 0.9;
+            let eased = at.share.as_f64() > bar.share.as_f64() * EASED || self.high < share * 0.9;
             if eased {
                 self.bar = None;
             } else if one_above >= bar.clock && at.now < bar.until {
@@ -231,6 +241,36 @@ impl Governor {
         let ceiling = if unlimited { at.grid.above(self.ceiling, 8) } else { halfway.max(one_above) };
         self.raised_at = Some(at.now);
         self.to(ceiling.min(at.top), at.now, Some(Reason::RoomToRaise))
+    }
+
+    /// What the board needs to stay at `ceiling`, which is its own or that of a slower board of its group, and to
+    /// go a step higher; `None` while it is not held there, or not at rest.
+    pub(super) fn rung(&self, ceiling: Megahertz, at: &Situation<'_>) -> Option<Rung> {
+        let one_above = at.grid.above(ceiling, 1).min(at.top);
+        let rests = at.now.saturating_sub(self.changed_at) >= AT_REST && self.idle_since.is_none();
+        let steady = self.mean >= self.high * STEADY && one_above > ceiling;
+        if !rests || !steady || !self.held_by(ceiling, one_above, at) || at.share >= at.traits.max_limit {
+            return None;
+        }
+        let mut steps = self.predicted(ceiling, one_above, at.grid) / RAISED_BELOW * STEPS_WITH;
+        if let Some(bar) = self.bar.filter(|bar| one_above >= bar.clock && at.now < bar.until) {
+            steps = steps.max(bar.share.as_f64() * EASED * STEPS_WITH);
+        }
+        let whole = |watts: f64| Watts::from_measurement(watts).map(|watts| Watts::new(watts.ceil()));
+        Some(Rung { stays: whole(self.high)?, steps: whole(steps)? })
+    }
+
+    /// The board ran at this ceiling lately, not below it.
+    fn held_by(&self, ceiling: Megahertz, one_above: Megahertz, at: &Situation<'_>) -> bool {
+        let below = f64::from(ceiling.get()) - 0.6 * f64::from(one_above.get().saturating_sub(ceiling.get()));
+        at.ran_at(ceiling) >= ceiling && self.clock >= below
+    }
+
+    /// What it would draw at another ceiling, reckoned high.
+    fn predicted(&self, from: Megahertz, to: Megahertz, grid: &ClockGrid) -> f64 {
+        let idle = self.idle_watts();
+        let step = f64::from(to.get()) / f64::from(from.get().max(1));
+        idle + (self.high - idle).max(0.0) * step.powf(raising_exponent(to, grid))
     }
 
     fn to(mut self, ceiling: Megahertz, now: Duration, reason: Option<Reason>) -> (Self, Option<Reason>) {
@@ -273,6 +313,10 @@ impl Governor {
     fn idle_watts(&self) -> f64 {
         self.lowest * 0.9
     }
+}
+
+fn raising_exponent(to: Megahertz, grid: &ClockGrid) -> f64 {
+    if to > grid.highest().scaled(STEEP_ABOVE) { STEEP_EXPONENT } else { RAISING_EXPONENT }
 }
 
 impl Situation<'_> {

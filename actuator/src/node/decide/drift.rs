@@ -294,6 +294,7 @@ mod tests {
             power: Watts::new(power),
             clock: Some(Megahertz::new(clock)),
             limit: Some(Watts::new(limit)),
+            limit_found: None,
             lock: ClockLock::UpTo(Megahertz::new(1200)),
             clock_knob: Knob::Works,
             limit_knob: Knob::Works,

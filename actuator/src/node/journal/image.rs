@@ -42,9 +42,12 @@ pub struct Head {
     /// Lines of other rounds do not count.
     #[serde(default)]
     pub round: u64,
-    /// As in [`Originals::complete`].
+    /// As in [`Originals::complete`], but for what was put aside.
     #[serde(default)]
     pub complete: bool,
+    /// What was touched before is in a journal of a later version, which was put aside: that version finds it there.
+    #[serde(default)]
+    pub continues: bool,
 }
 
 /// Any other line.
@@ -201,7 +204,8 @@ fn blank() -> Vec<u8> {
 }
 
 /// The JSON of a line, if it is whole.
-fn checked(line: &[u8]) -> Option<&str> {
+#[must_use]
+pub fn checked(line: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(line.get(..LINE)?).ok()?;
     let (sum, json) = text.trim_ascii_end().split_once(' ')?;
     (sum == checksum(json.as_bytes())).then_some(json)
@@ -219,7 +223,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head { version: VERSION, boot: "b".into(), round: 2, complete: true }
+        Head { version: VERSION, boot: "b".into(), round: 2, complete: true, continues: false }
     }
 
     fn notes() -> Vec<Note> {

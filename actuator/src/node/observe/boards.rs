@@ -165,13 +165,17 @@ impl Search {
     /// Closes NVML until the boards are ours again.
     fn let_go(&mut self, why: &str) {
         tracing::warn!(why, "letting go of the boards; they count with the most that they take");
-        self.devices.let_go(why);
+        let mut why = why.to_owned();
+        self.devices.let_go(&why, self.threads.len());
         self.close();
         self.last = None;
         loop {
-            match self.devices.wishes.take_until(Instant::now() + LONGEST) {
+            self.threads.retain(|thread| !thread.is_finished());
+            self.devices.let_go(&why, self.threads.len());
+            let patience = if self.threads.is_empty() { LONGEST } else { POLL };
+            match self.devices.wishes.take_until(Instant::now() + patience) {
                 Some(DevicesWanted::Wanted) => break,
-                Some(DevicesWanted::LetGo(why)) => self.devices.let_go(&why),
+                Some(DevicesWanted::LetGo(other)) => why = other,
                 None => {}
             }
         }
@@ -217,6 +221,6 @@ fn run(nvml: &Nvml, index: u32, devices: &Devices, period: Duration, metrics: &M
     sample::run(&mut board, &channel, &devices.alarm, period, metrics);
 }
 
-pub(super) fn named(name: &str) -> thread::Builder {
+pub(in crate::node) fn named(name: &str) -> thread::Builder {
     thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES)
 }

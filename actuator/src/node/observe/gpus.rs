@@ -147,13 +147,17 @@ impl Devices {
         });
     }
 
-    /// Somebody else has the boards: nothing that was read or set is so any more.
-    pub(super) fn let_go(&self, why: &str) {
+    /// Somebody else has the boards: nothing that was read or set is so any more. `calls` to boards have not
+    /// returned.
+    pub(super) fn let_go(&self, why: &str, calls: usize) {
         let mut gpus = lock(&self.gpus);
         for (_, channel) in gpus.boards.values() {
             channel.out_of_reach(Reason::DevicesLetGo, why.to_owned());
         }
-        gpus.access = GpuAccess::LetGo(why.to_owned());
+        gpus.access = match calls {
+            0 => GpuAccess::LetGo(why.to_owned()),
+            calls => GpuAccess::LettingGo(why.to_owned(), calls),
+        };
     }
 
     /// The boards are looked for anew.

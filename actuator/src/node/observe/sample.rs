@@ -41,6 +41,7 @@ const ANSWER: Duration = Duration::from_millis(10);
 #[derive(Default)]
 struct Standing {
     limit: Option<Watts>,
+    limit_found: Option<Watts>,
     /// When the limit is to be read next; `None`: before anything is told.
     limit_at: Option<Instant>,
     /// A limit that was accepted and does not show yet, and since when.
@@ -119,7 +120,11 @@ impl Standing {
     fn read_limit(&mut self, board: &mut dyn Board) -> Result<(), DeviceError> {
         // Without it nothing more is told.
         self.limit_at = None;
-        self.limit = board.read_limit()?;
+        let limit = board.read_limit()?;
+        if self.executed == 0 && (limit != self.limit || self.limit_found.is_none()) {
+            self.limit_found = board.read_limit_set()?;
+        }
+        self.limit = limit;
         self.awaited =
             self.awaited.filter(|(limit, since)| self.limit != Some(*limit) && since.elapsed() < SHOWS_WITHIN);
         self.limit_at = Some(Instant::now() + if self.awaited.is_some() { SHOWS_AFTER } else { LIMIT_PERIOD });
@@ -137,6 +142,7 @@ fn sample(board: &mut dyn Board, standing: &mut Standing) -> Result<BoardReading
         power,
         clock,
         limit: standing.limit,
+        limit_found: standing.limit_found,
         lock: standing.lock,
         clock_knob: standing.clock_knob,
         limit_knob: standing.limit_knob,
@@ -149,7 +155,7 @@ fn show_limit(board: &mut dyn Board, channel: &BoardChannel, standing: &mut Stan
     match standing.read_limit(board) {
         Ok(()) => {
             if let Some((reading, _)) = &mut lock(&channel.latest).reading {
-                reading.limit = standing.limit;
+                (reading.limit, reading.limit_found) = (standing.limit, standing.limit_found);
             }
             Read::Quiet
         }

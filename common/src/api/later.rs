@@ -1,0 +1,52 @@
+//! Words of a status that a later version wrote: an agent or recommender that was rolled back must still
+//! understand the object that they stand in.
+//!
+//! What must hold: a word that is not known is no error. A state that is not known counts as not read back.
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Word<T> {
+    Known(T),
+    Later(IgnoredAny),
+}
+
+/// The word, or the default where it is not known.
+pub(super) fn word<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(word: D) -> Result<T, D::Error> {
+    Ok(match Word::deserialize(word)? {
+        Word::Known(word) => word,
+        Word::Later(_) => T::default(),
+    })
+}
+
+/// Those of the words that are known.
+pub(super) fn words<'de, D: Deserializer<'de>, T: Deserialize<'de>>(words: D) -> Result<Vec<T>, D::Error> {
+    let known = |word| match word {
+        Word::Known(word) => Some(word),
+        Word::Later(_) => None,
+    };
+    Ok(Vec::deserialize(words)?.into_iter().filter_map(known).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::api::{Capability, DeviceState, NodeFrequenciesStatus};
+
+    #[test]
+    fn a_status_of_a_later_version_is_understood_but_for_its_new_words() {
+        let board = json!({
+            "uuid": "GPU-0", "model": "H300", "minGraphicsMegahertz": 345, "maxGraphicsMegahertz": 1980,
+            "minPowerLimitWatts": 200, "maxPowerLimitWatts": 700, "capabilities": ["MemoryClock", "PowerLimit"],
+            "state": "Melting", "reason": "Melting", "melting": true,
+        });
+        let cpu = json!({"cpufreqPolicy": 0, "minMegahertz": 800, "maxMegahertz": 3800, "state": "Applied", "reason": "Applied"});
+        let status = json!({"bootID": "b", "gpus": [board], "cpus": [cpu], "meltedAt": "noon"});
+        let status: NodeFrequenciesStatus = serde_json::from_value(status).unwrap();
+        let board = &status.gpus[0];
+        assert_eq!((&*board.capabilities, board.state), (&[Capability::PowerLimit][..], DeviceState::Pending));
+        assert_eq!((&*board.reason, status.cpus[0].state), ("Melting", DeviceState::Applied));
+    }
+}
