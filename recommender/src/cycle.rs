@@ -43,6 +43,7 @@ use crate::{
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
     },
+    record::Recorder,
 };
 
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -63,6 +64,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let health = Health::default();
     let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
     let names = names(&flags)?;
+    let keep = |folder| Recorder::start(folder, flags.record_limit(), metrics.clone());
+    let recorder = flags.record.as_deref().map(keep).transpose()?;
     let prometheus = Prometheus::new(flags.access(), names.labels());
     let (stop, stopped) = watch::channel(false);
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
@@ -86,6 +89,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             memory: Memory::default(),
             terms_seen: Arc::default(),
             agent_lease_seconds: flags.agent_lease(),
+            recorder,
         };
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
@@ -150,6 +154,7 @@ struct Cycle {
     memory: Memory,
     terms_seen: Arc<AtomicI64>,
     agent_lease_seconds: Option<u32>,
+    recorder: Option<Recorder>,
 }
 
 impl Cycle {
@@ -199,10 +204,13 @@ impl Cycle {
         };
         self.remember(leadership.term, &mut observation, now);
         let started = Instant::now();
-        let plan = decide(&observation, now);
+        let plan = Arc::new(decide(&observation, now));
         self.metrics.decided(&plan.figures, started.elapsed());
+        if let Some(recorder) = &self.recorder {
+            recorder.keep(now, observation, Arc::clone(&plan));
+        }
         if plan.is_empty() {
-            self.memory.steps = plan.steps;
+            self.memory.steps.clone_from(&plan.steps);
             self.memory.failures = 0;
             return;
         }
@@ -216,7 +224,7 @@ impl Cycle {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(nodes, policies, domains, failed = outcome.failed, took_ms, "applied a plan");
         if !outcome.failed {
-            self.memory.steps = plan.steps;
+            self.memory.steps.clone_from(&plan.steps);
         }
         self.note(outcome);
     }
