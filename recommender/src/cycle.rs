@@ -37,7 +37,7 @@ use crate::{
     metrics::Metrics,
     observation::{Observation, Telemetry},
     observe::{
-        Observer,
+        Observer, SILENT_AFTER,
         names::Names,
         prometheus::Prometheus,
         telemetry::{Inquiry, LatestTelemetry},
@@ -49,6 +49,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// After a write that failed the decision is made again after this, then after twice as long, and so on.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The API server is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A cycle with every write timing out takes less.
 const CYCLE_TAKES_AT_MOST: Duration = Duration::from_secs(90);
 /// The lease is given back within this, or expires.
@@ -126,6 +128,11 @@ async fn wait(mut stopped: watch::Receiver<bool>) {
 async fn client() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await.context("neither in a pod nor is there a kubeconfig")?;
     config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A request on a connection that swallows everything would wait for ever: a watch is guarded only once it
+    // has begun.
+    config.read_timeout = Some(SILENT_AFTER);
+    config.reset_reader_on_write = true;
     Client::try_from(config).context("cannot make a client of the API server")
 }
 
