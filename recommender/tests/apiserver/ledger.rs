@@ -34,13 +34,12 @@ impl Ledger {
         if old.is_some_and(|old| old["spec"] == new["spec"]) {
             return;
         }
-        let domains = objects.iter().filter(|(key, _)| key.plural == "powerdomains");
-        let of_node: Vec<_> = domains.filter(|(key, _)| rack(name, objects) == Some(key.name.as_str())).collect();
-        let before: Vec<_> = of_node.iter().map(|(key, _)| self.committed(&key.name, objects)).collect();
+        let domain = rack(name, objects).and_then(|rack| objects.get_key_value(&Key::of("powerdomains", rack)));
+        let before = domain.map(|(key, _)| self.committed(&key.name, objects));
         if let Some(promised) = self.promised.get_mut(name) {
             promised.push(grant);
         }
-        for ((key, domain), before) in of_node.into_iter().zip(before) {
+        if let Some(((key, domain), before)) = domain.zip(before) {
             let after = self.committed(&key.name, objects);
             let cap = domain["spec"]["powerCapLimitWatts"].as_u64().unwrap_or_default();
             if after > before && after > cap {

@@ -3,7 +3,10 @@
 //! Field ownership is kept for each field of `spec` and of `status`, not of what is within them: what the
 //! recommender applies has one owner down to its leaves.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -70,13 +73,14 @@ impl Store {
 
     /// The objects of a kind, by namespace and name, those after `key` alone.
     pub fn after<'a>(&'a self, plural: &'a str, key: Option<&'a Key>) -> impl Iterator<Item = (&'a Key, &'a Value)> {
-        let all = self.objects.iter().filter(move |(at, _)| at.plural == plural);
-        all.filter(move |(at, _)| key.is_none_or(|key| *at > key))
+        let first = key.cloned().map_or_else(|| Bound::Included(Key::of(plural, "")), Bound::Excluded);
+        self.objects.range((first, Bound::Unbounded)).take_while(move |(at, _)| at.plural == plural)
     }
 
     /// What changed of a kind after this version; `None` when that is too long ago.
     pub fn since(&self, plural: &str, version: u64) -> Option<Vec<Change>> {
-        let later = self.changes.iter().filter(|change| change.version > version && change.plural == plural);
+        let seen = self.changes.partition_point(|change| change.version <= version);
+        let later = self.changes.range(seen..).filter(|change| change.plural == plural);
         (version >= self.forgotten).then(|| later.cloned().collect())
     }
 
