@@ -95,10 +95,11 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         };
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
-        let leading = candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone()));
+        // On its own: a long decision must not cost the lease.
+        let leading = tokio::spawn(candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone())));
         let deciding = cycle.run(flags.cycle(), health.pulse("decisions", CYCLE_TAKES_AT_MOST), wait(stopped.clone()));
-        futures::future::join(leading, deciding).await;
-        anyhow::Ok(())
+        let (led, ()) = futures::future::join(leading, deciding).await;
+        led.context("the candidate for the lease ended")
     };
     let mut work = std::pin::pin!(work);
     let ended = tokio::select! {
