@@ -112,6 +112,7 @@ generate: ## write the CRDs and reference pages from the API's types and the fla
 define help-pages
 rm -rf $(1); mkdir -p $(1)
 env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
+env -i target/debug/powercap-recommender replay --help > $(1)/powercap-recommender-replay.txt
 env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
 env -i target/debug/powercap-actuator conformance --help > $(1)/powercap-actuator-conformance.txt
 env -i target/debug/kubectl-powercap --help > $(1)/kubectl-powercap.txt

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     api::{Mode, PowerCappingPolicy, PowerScope},
     selector::{Selector, SelectorError},
@@ -30,7 +32,7 @@ pub struct Policy {
 }
 
 /// A policy's namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyId {
     /// Its namespace, which is also that of the pods.
     pub namespace: String,

@@ -6,8 +6,10 @@
 
 use std::{fmt, iter::Sum, ops::Add};
 
-/// Electric power, in whole milliwatts. The largest value is far above any site's power.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// Electric power, in whole milliwatts, and so it is serialized. The largest value is far above any site's power.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Watts(u64);
 
 impl Watts {
@@ -105,7 +107,7 @@ impl fmt::Display for Watts {
 }
 
 /// A clock frequency in whole megahertz.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Megahertz(u32);
 
 impl Megahertz {

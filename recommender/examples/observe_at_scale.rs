@@ -5,6 +5,7 @@
 //! Run it with `--release`: `cargo run --release -p powercap-recommender --example observe_at_scale -- FILE`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a program for developers alone")]
 
+mod fleet;
 #[path = "../tests/prometheus/mod.rs"]
 mod prometheus;
 
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fleet::{BOARDS, exported};
 use jiff::{SignedDuration, Timestamp};
 use powercap_recommender::{
     metrics::Metrics,
@@ -22,11 +24,10 @@ use powercap_recommender::{
         telemetry::{Inquiry, LatestTelemetry},
     },
 };
-use prometheus::{Series, Server};
+use prometheus::Server;
 use serde_json::json;
 
 const NODES: usize = 1000;
-const BOARDS: usize = 8;
 /// Rounds that are timed; the median counts.
 const TIMES: usize = 9;
 /// A tenth of a cycle.
@@ -69,60 +70,4 @@ async fn main() -> std::io::Result<()> {
         Some(path) => std::fs::write(path, text),
         None => std::io::stdout().lock().write_all(text.as_bytes()),
     }
-}
-
-/// What Prometheus has of one node, with all labels that exporters and scrapes put on.
-fn exported(node: usize, at: f64) -> Vec<Series> {
-    let name = format!("gpu-node-{node}.cluster.example.com");
-    let mut all = Vec::new();
-    for board in 0..BOARDS {
-        let uuid = format!("GPU-{node:08x}-{board:04x}-28c9-419e-426f98e4aa55");
-        let pod = format!("chat-{}-7d9f8b6c5-x{board}", node * BOARDS + board);
-        let dcgm = [
-            ("UUID", uuid.as_str()),
-            ("Hostname", &name),
-            ("exported_pod", &pod),
-            ("exported_namespace", "llm-production"),
-            ("exported_container", "server"),
-            ("pod", "nvidia-dcgm-exporter-x7k2p"),
-            ("namespace", "gpu-operator"),
-            ("container", "nvidia-dcgm-exporter"),
-            ("service", "nvidia-dcgm-exporter"),
-            ("job", "nvidia-dcgm-exporter"),
-            ("endpoint", "gpu-metrics"),
-            ("instance", "10.244.100.170:9400"),
-            ("gpu", "0"),
-            ("device", "nvidia0"),
-            ("modelName", "NVIDIA H100 80GB HBM3"),
-            ("pci_bus_id", "00000000:1B:00.0"),
-            ("DCGM_FI_DRIVER_VERSION", "570.86.15"),
-        ];
-        let agent = [("node", name.as_str()), ("uuid", &uuid), ("job", "powercap-node"), ("instance", &name)];
-        all.push(series("DCGM_FI_DEV_POWER_USAGE", &dcgm, 612.345, at));
-        all.push(series("DCGM_FI_DEV_SM_CLOCK", &dcgm, 1755.0, at));
-        all.push(series("powercap_agent_gpu_power_watts", &agent, 610.5, at));
-        all.push(series("powercap_agent_gpu_clock_megahertz", &agent, 1755.0, at));
-        let kepler = [
-            ("node_name", name.as_str()),
-            ("pod_name", &pod),
-            ("pod_namespace", "llm-production"),
-            ("pod_id", "1a1d74d3-3a0c-4d5e-9d0e-5f3f7a1f2c11"),
-            ("zone", "package"),
-            ("state", "running"),
-            ("job", "kepler"),
-            ("instance", "10.244.100.171:28282"),
-        ];
-        all.push(series("kepler_pod_cpu_watts", &kepler, 31.5, at));
-    }
-    let agent = [("node", name.as_str()), ("job", "powercap-node"), ("instance", &name)];
-    all.push(series("powercap_agent_node_power_watts", &agent, 6100.0, at));
-    all.push(series("powercap_agent_cpu_power_watts", &agent, 420.0, at));
-    let kepler = [("node_name", name.as_str()), ("zone", "package"), ("job", "kepler")];
-    all.push(series("kepler_node_cpu_watts", &kepler, 400.0, at));
-    all
-}
-
-fn series(name: &str, labels: &[(&str, &str)], value: f64, at: f64) -> Series {
-    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Series { name: name.to_owned(), labels, value, at }
 }

@@ -37,17 +37,20 @@ use crate::{
     metrics::Metrics,
     observation::{Observation, Telemetry},
     observe::{
-        Observer,
+        Observer, SILENT_AFTER,
         names::Names,
         prometheus::Prometheus,
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
     },
+    record::Recorder,
 };
 
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// After a write that failed the decision is made again after this, then after twice as long, and so on.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The API server is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A cycle with every write timing out takes less.
 const CYCLE_TAKES_AT_MOST: Duration = Duration::from_secs(90);
 /// The lease is given back within this, or expires.
@@ -63,6 +66,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let health = Health::default();
     let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
     let names = names(&flags)?;
+    let keep = |folder| Recorder::start(folder, flags.record_limit(), metrics.clone());
+    let recorder = flags.record.as_deref().map(keep).transpose()?;
     let prometheus = Prometheus::new(flags.access(), names.labels());
     let (stop, stopped) = watch::channel(false);
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
@@ -86,13 +91,15 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             memory: Memory::default(),
             terms_seen: Arc::default(),
             agent_lease_seconds: flags.agent_lease(),
+            recorder,
         };
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
-        let leading = candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone()));
+        // On its own: a long decision must not cost the lease.
+        let leading = tokio::spawn(candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone())));
         let deciding = cycle.run(flags.cycle(), health.pulse("decisions", CYCLE_TAKES_AT_MOST), wait(stopped.clone()));
-        futures::future::join(leading, deciding).await;
-        anyhow::Ok(())
+        let (led, ()) = futures::future::join(leading, deciding).await;
+        led.context("the candidate for the lease ended")
     };
     let mut work = std::pin::pin!(work);
     let ended = tokio::select! {
@@ -122,6 +129,11 @@ async fn wait(mut stopped: watch::Receiver<bool>) {
 async fn client() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await.context("neither in a pod nor is there a kubeconfig")?;
     config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A request on a connection that swallows everything would wait for ever: a watch is guarded only once it
+    // has begun.
+    config.read_timeout = Some(SILENT_AFTER);
+    config.reset_reader_on_write = true;
     Client::try_from(config).context("cannot make a client of the API server")
 }
 
@@ -150,6 +162,7 @@ struct Cycle {
     memory: Memory,
     terms_seen: Arc<AtomicI64>,
     agent_lease_seconds: Option<u32>,
+    recorder: Option<Recorder>,
 }
 
 impl Cycle {
@@ -199,10 +212,13 @@ impl Cycle {
         };
         self.remember(leadership.term, &mut observation, now);
         let started = Instant::now();
-        let plan = decide(&observation, now);
+        let plan = Arc::new(decide(&observation, now));
         self.metrics.decided(&plan.figures, started.elapsed());
+        if let Some(recorder) = &self.recorder {
+            recorder.keep(now, observation, Arc::clone(&plan));
+        }
         if plan.is_empty() {
-            self.memory.steps = plan.steps;
+            self.memory.steps.clone_from(&plan.steps);
             self.memory.failures = 0;
             return;
         }
@@ -216,7 +232,7 @@ impl Cycle {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(nodes, policies, domains, failed = outcome.failed, took_ms, "applied a plan");
         if !outcome.failed {
-            self.memory.steps = plan.steps;
+            self.memory.steps.clone_from(&plan.steps);
         }
         self.note(outcome);
     }

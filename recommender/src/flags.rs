@@ -14,7 +14,32 @@ use crate::observe::prometheus::Access;
 /// Talks to the cluster of its own pod, or of KUBECONFIG outside of one. Several may run: one leads, by a
 /// Lease, and only that one writes.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "powercap-recommender", version)]
+#[command(name = "powercap-recommender", version, args_conflicts_with_subcommands = true)]
+pub struct CommandLine {
+    /// Something else than running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What else there is to do.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Decide anew what --record kept, and say where another plan comes out.
+    ///
+    /// Exits with 0 when every plan is the same to the last bit, 1 when one is not, 2 when a file cannot be read.
+    /// Needs no cluster.
+    Replay {
+        /// Records, as --record wrote them.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// How the recommender runs.
+#[derive(Clone, Debug, clap::Parser)]
 pub struct Flags {
     /// Prometheus (or Thanos, Mimir), without /api/v1.
     #[arg(long, value_name = "URL", default_value = prometheus::URL)]
@@ -78,6 +103,15 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "powercap-recommender")]
     pub identity: String,
 
+    /// Keep every decision in this folder with all that it saw, names of pods and nodes among it, for `replay`. A
+    /// disk that is full or slow costs records, never a decision.
+    #[arg(long, value_name = "DIR")]
+    pub record: Option<PathBuf>,
+
+    /// How much of the disk the records may take together; the oldest make room.
+    #[arg(long, value_name = "MEBIBYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub record_limit_mib: u64,
+
     /// How log lines are written. What is logged: RUST_LOG, by default info.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -101,6 +135,12 @@ impl Flags {
     #[must_use]
     pub fn agent_lease(&self) -> Option<u32> {
         (self.agent_lease_seconds > 0).then_some(self.agent_lease_seconds)
+    }
+
+    /// How many bytes records may take.
+    #[must_use]
+    pub fn record_limit(&self) -> u64 {
+        self.record_limit_mib << 20
     }
 
     /// The cycle.

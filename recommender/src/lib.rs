@@ -16,6 +16,7 @@
 //! | [`apply`] | server-side apply of a plan |
 //! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
 //! | [`leader`] | who may write: a Lease whose transitions are the epoch's term |
+//! | [`record`], [`replay`] | decisions kept with all that they saw, and made anew |
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -26,3 +27,5 @@ pub mod leader;
 pub mod metrics;
 pub mod observation;
 pub mod observe;
+pub mod record;
+pub mod replay;

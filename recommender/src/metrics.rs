@@ -47,6 +47,12 @@ struct QueryLabels {
     result: &'static str,
 }
 
+/// Labels of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecordLabels {
+    result: &'static str,
+}
+
 /// Labels of a reading's age.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabels {
@@ -68,6 +74,7 @@ pub struct Metrics {
     queries: Family<QueryLabels, Counter>,
     data_age: Family<SourceLabels, FloatGauge>,
     is_leader: Gauge,
+    records: Family<RecordLabels, Counter>,
 }
 
 impl Metrics {
@@ -96,6 +103,8 @@ impl Metrics {
         let help = "Age of the oldest reading of a source";
         registry.register_with_unit("data_age", help, Unit::Seconds, metrics.data_age.clone());
         registry.register("recommender_is_leader", "1 while this process may write", metrics.is_leader.clone());
+        let help = "Decisions that were to be recorded";
+        registry.register("recommender_records", help, metrics.records.clone());
         (metrics, registry)
     }
 
@@ -158,6 +167,11 @@ impl Metrics {
             Some(seconds) => _ = self.data_age.get_or_create(&labels).set(seconds),
             None => _ = self.data_age.remove(&labels),
         }
+    }
+
+    /// A decision was recorded, or not.
+    pub fn recorded(&self, result: &'static str) {
+        self.records.get_or_create(&RecordLabels { result }).inc();
     }
 
     /// Whether this process may write.

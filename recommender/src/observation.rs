@@ -1,7 +1,8 @@
 //! Everything that a decision sees, as plain data.
 //!
 //! Must hold: an [`Observation`] is complete. Nothing else (no clock, no client, no global) enters
-//! [`crate::decide::decide`], so that whoever keeps an observation can replay its decision.
+//! [`crate::decide::decide`], so that whoever keeps an observation can replay its decision. It is read from JSON
+//! as exactly what was written ([`crate::record`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +19,11 @@ use powercap_common::{
     selector::Labels,
     units::{Megahertz, Watts},
 };
+use serde::{Deserialize, Serialize};
 
 /// What the recommender knows at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Observation {
     /// All policies, as written, with the status that we gave them.
     pub policies: Vec<Arc<PowerCappingPolicy>>,
@@ -40,6 +43,7 @@ pub struct Observation {
     /// count as commitments.
     pub uncertain: BTreeMap<String, Watts>,
     /// When each policy's clock ceiling was last changed: a reading from before says nothing about it.
+    #[serde(with = "pairs")]
     pub steps: BTreeMap<PolicyId, Timestamp>,
     /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
     /// ever.
@@ -49,7 +53,8 @@ pub struct Observation {
 }
 
 /// What matters of a Node.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeFacts {
     /// Tells a node from an earlier one of the same name.
     pub uid: String,
@@ -65,7 +70,7 @@ pub struct NodeFacts {
 pub const BOOT_TAINT: &str = "powercapping.io/uninitialized";
 
 /// The taint [`BOOT_TAINT`] stands on a node.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BootTaint {
     /// The version of the node that has it.
     pub resource_version: String,
@@ -74,7 +79,7 @@ pub struct BootTaint {
 }
 
 /// A pod's namespace and name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodName {
     /// Its namespace.
     pub namespace: String,
@@ -89,7 +94,8 @@ impl fmt::Display for PodName {
 }
 
 /// What matters of a running Pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PodFacts {
     /// Which one it is.
     pub name: PodName,
@@ -104,13 +110,15 @@ pub struct PodFacts {
 }
 
 /// The last readings of every series, kept while they are of any use.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Telemetry {
     /// What the DCGM exporter tells, by UUID.
     pub gpus: BTreeMap<String, GpuReading>,
     /// What node agents tell of the same boards.
     pub agent_gpus: BTreeMap<String, GpuReading>,
     /// CPU power of pods.
+    #[serde(with = "pairs")]
     pub pod_cpu: BTreeMap<PodName, Sample<Watts>>,
     /// CPU power of nodes, by Kepler.
     pub node_cpu: BTreeMap<String, Sample<Watts>>,
@@ -147,7 +155,7 @@ impl Telemetry {
 }
 
 /// Two sources that have told different power of one device.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Apart {
     /// Which of them tells more.
     pub higher: Source,
@@ -158,7 +166,8 @@ pub struct Apart {
 }
 
 /// One GPU as a source tells it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GpuReading {
     /// The node that it is in.
     pub node: Option<String>,
@@ -171,7 +180,7 @@ pub struct GpuReading {
 }
 
 /// A value, when it was measured (on our clock), and who said so.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample<T> {
     /// What was measured.
     pub value: T,
@@ -182,7 +191,7 @@ pub struct Sample<T> {
 }
 
 /// Who measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// NVIDIA's DCGM exporter.
     DcgmExporter,
@@ -203,7 +212,7 @@ impl fmt::Display for Source {
 }
 
 /// Refusing to act, and why: a value, not an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// The word.
     pub reason: Reason,
@@ -270,4 +279,27 @@ pub fn fresh<'a, T>(
         Some(problem) => Hold::new(problem.reason, format!("{}; {last}", problem.message)),
         None => Hold::new(Reason::DataStale, last),
     })
+}
+
+/// Maps whose keys are no strings, as lists of pairs: JSON knows no other keys.
+pub(crate) mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(crate) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Vec::<(K, V)>::deserialize(deserializer).map(BTreeMap::from_iter)
+    }
 }

@@ -27,6 +27,7 @@ fn exposed() -> BTreeMap<String, String> {
     metrics.prometheus_query("ok");
     metrics.data_age("dcgm", Some(1.0));
     metrics.leading(true);
+    metrics.recorded("written");
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

@@ -1,5 +1,5 @@
 //! What `make bench` runs inside a control plane: the node agent against simulated boards and a real API
-//! server, measured from outside.
+//! server, and the recommender against the same, measured from outside.
 //!
 //! ```text
 //!  bench ──grant, brake──▶ API server ──watch──▶ agent ──NVML──▶ boards ◀──load── bench
@@ -8,6 +8,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod cut;
 mod measure;
 mod node;
 mod phases;
@@ -93,15 +94,16 @@ async fn run(flags: &Flags) -> Result<bool> {
 async fn measure(flags: &Flags) -> Result<Vec<Figure>> {
     // Only in a cluster of our own is /run a file system that goes with it.
     let cluster = std::env::var(existing::CLUSTER_DIR).ok();
-    let own = existing::choose(None, cluster.as_deref())?;
-    debug_assert!(matches!(own, Choice::OwnRun(_)));
+    let Choice::OwnRun(directory) = existing::choose(None, cluster.as_deref())? else {
+        anyhow::bail!("the bench runs in a control plane of its own: run `make bench`");
+    };
     let client = kube::Client::try_from(existing::config().await?).context("make a client for the cluster")?;
     Deployment { manifests: flags.manifests.clone(), without: Vec::new() }.define().await?;
 
     let programs = Programs::find(&flags.programs, &flags.out)?;
     let folder = tempfile::Builder::new().prefix("powercap-bench-").tempdir_in("/run").context("make a folder")?;
     let root = Root::new(folder.path());
-    let node = Node::start(client, &programs, &root).await?;
+    let node = Node::start(client.clone(), &programs, &root).await?;
     let recorder = Recorder::start(&root)?;
     let mut bench = Bench::new(node, recorder, flags.out.clone());
 
@@ -116,6 +118,9 @@ async fn measure(flags: &Flags) -> Result<Vec<Figure>> {
     say("the brake, five times, calls that take 15 ms");
     rows.extend(bench.brake(5).await?);
     bench.stop().await?;
+    say("a hundred nodes: a cut of their cap, and the same writes without anybody deciding");
+    let (recommender, kubeconfig) = (flags.programs.join("powercap-recommender"), directory.join("kubeconfig"));
+    rows.extend(cut::cut_vs_writes(client, &recommender, &kubeconfig, &flags.out).await?);
     Ok(rows)
 }
 

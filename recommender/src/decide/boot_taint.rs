@@ -5,12 +5,13 @@
 //! that was never told anything keeps its taint; no other taint is touched.
 
 use powercap_common::api::NodeFrequenciesStatus;
+use serde::Serialize;
 
 use super::fleet::{Fleet, NodeView};
 use crate::observation::BootTaint;
 
 /// A node whose limits are set since it booted, and what of its taints stays.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Initialized {
     /// The node.
     pub node: String,

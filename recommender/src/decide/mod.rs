@@ -37,16 +37,17 @@ use powercap_common::{
     policy::PolicyId,
     units::Watts,
 };
+use serde::Serialize;
 
 pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
     selection::Selection,
 };
-use crate::observation::Observation;
+use crate::observation::{Observation, pairs};
 
 /// What is to be written, and what the decision knows for metrics.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Plan {
     /// Changed grants and ceilings.
     pub nodes: Vec<NodeWrite>,
@@ -57,15 +58,17 @@ pub struct Plan {
     /// Changed statuses of domains, by name.
     pub domains: Vec<(String, PowerDomainStatus)>,
     /// When each policy's ceiling was last changed: goes into the next observation.
+    #[serde(serialize_with = "pairs::serialize")]
     pub steps: BTreeMap<PolicyId, Timestamp>,
     /// Numbers for metrics.
     pub figures: Figures,
 }
 
 /// Numbers for metrics; what is not known is not there.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// Cap and power of each policy that is understood and not off.
+    #[serde(serialize_with = "pairs::serialize")]
     pub policies: BTreeMap<PolicyId, (Watts, Option<Watts>)>,
     /// Cap, power and committed watts of each domain that is understood, and its budget.
     pub domains: BTreeMap<String, DomainFigures>,
@@ -74,7 +77,7 @@ pub struct Figures {
 }
 
 /// Numbers of one domain.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DomainFigures {
     /// Its cap.
     pub cap: Watts,

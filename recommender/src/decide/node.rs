@@ -10,6 +10,7 @@ use powercap_common::{
     reason::Reason,
     units::{Megahertz, Watts},
 };
+use serde::Serialize;
 
 use super::{
     domain::DomainView,
@@ -25,7 +26,7 @@ use crate::observation::{Observation, PodName};
 const CPU_FLOOR: f64 = 0.6;
 
 /// A changed `NodeFrequencies.spec`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeWrite {
     /// The node, and the object.
     pub name: String,

@@ -14,7 +14,7 @@ pub mod telemetry;
 pub mod tenants;
 pub mod workloads;
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use jiff::SignedDuration;
@@ -24,6 +24,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{self, Store},
+        utils::Backoff,
         watcher,
     },
 };
@@ -38,8 +39,32 @@ use self::{
 };
 use crate::observation::Observation;
 
-/// A watch is asked anew after this: a half-open connection is noticed no later.
-const WATCH_SECONDS: u32 = 30;
+/// A watch is asked anew after this. A connection on which nothing comes any more is noticed within
+/// [`SILENT_AFTER`].
+const WATCH_SECONDS: u32 = 25;
+/// An API server that has not sent a byte for this long is not there: a watch ends before.
+pub const SILENT_AFTER: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// A watch that broke is asked anew no later than after this: a cap that was cut while the API server was away
+/// is to be seen soon after.
+const ASKED_ANEW_WITHIN: Duration = Duration::from_secs(8);
+
+/// kube's own pauses, which grow, none of them longer than [`ASKED_ANEW_WITHIN`].
+#[derive(Default)]
+struct Pauses(watcher::DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(ASKED_ANEW_WITHIN))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
 
 /// The caches and the latest readings.
 pub struct Observer {
@@ -127,7 +152,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, config).default_backoff().modify(slim).reflect(writer);
+    let stream = watcher(api, config).backoff(Pauses::default()).modify(slim).reflect(writer);
     tasks.spawn(follow(stream, digest, Arc::clone(changed)));
     store
 }

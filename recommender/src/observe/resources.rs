@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use powercap_common::api::NodeFrequencies;
 
-use super::workloads::boot_id;
+use super::workloads::{boot_id, slim_metadata};
 
 /// An object that the cache lacks for longer was deleted since.
 const CACHE_LAGS_AT_MOST: Duration = Duration::from_secs(5);
@@ -32,7 +32,8 @@ impl<K> Default for Written<K> {
 
 impl<K: Resource<DynamicType = ()> + Clone> Written<K> {
     /// The API server answered a write with this object.
-    pub fn note(&mut self, object: K) {
+    pub fn note(&mut self, mut object: K) {
+        slim_metadata(&mut object);
         self.0.insert((object.namespace(), object.name_any()), (Arc::new(object), Instant::now()));
     }
 
