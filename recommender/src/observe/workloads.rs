@@ -15,7 +15,8 @@ pub fn slim_pod(pod: &mut Pod) {
     let spec = pod.spec.take().unwrap_or_default();
     let containers = spec.containers.into_iter().filter(|container| container_gpus(container) > 0);
     let containers = containers.map(|Container { resources, .. }| Container { resources, ..Container::default() });
-    pod.spec = Some(PodSpec { node_name: spec.node_name, containers: containers.collect(), ..PodSpec::default() });
+    let (node_name, priority) = (spec.node_name, spec.priority);
+    pod.spec = Some(PodSpec { node_name, priority, containers: containers.collect(), ..PodSpec::default() });
     let phase = pod.status.take().and_then(|status| status.phase);
     pod.status = Some(PodStatus { phase, ..PodStatus::default() });
 }
@@ -45,6 +46,7 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         labels: labels(pod),
         gpus: pod.spec.iter().flat_map(|spec| &spec.containers).map(container_gpus).sum(),
         job: job(pod),
+        priority: pod.spec.as_ref()?.priority.unwrap_or_default(),
     })
 }
 
