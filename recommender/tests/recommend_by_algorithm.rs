@@ -10,9 +10,10 @@ mod world;
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use powercap_common::api::DeviceState;
-use powercap_recommender::observation::PodName;
+use powercap_common::{api::DeviceState, units::Watts};
+use powercap_recommender::observation::{Apart, PodName, Source};
 use serde_json::{Value, json};
 use world::World;
 
@@ -202,6 +203,48 @@ fn noise_of_the_readings_writes_nothing_whatever_the_algorithm() {
 }
 
 #[test]
+fn a_policy_that_is_slowed_settles_within_its_cap_and_then_writes_next_to_nothing() {
+    for algorithm in ["uniform", "proportional", "priority"] {
+        let mut world = World::of_nodes(2);
+        let pods: Vec<_> = (0..8).map(|at| world.pod(&format!("chat-{at}"), "chat", &format!("n{}", at / 4))).collect();
+        world.observation.pods[0].priority = 1000;
+        policy(&mut world, "chat", "chat", 3300, json!({"algorithm": {"name": algorithm}}));
+        let (mut writes, mut above) = (0, 0);
+        for cycle in 0..150_u32 {
+            world.pass(5);
+            let mut sum = 0;
+            for (at, pod) in (0_u32..).zip(&pods) {
+                let node = format!("n{}", at / 4);
+                let standing = world.observation.frequencies.get(&node).map(|object| &object.spec.gpu_frequencies);
+                let standing = standing.into_iter().flatten().find(|gpu| gpu.uuid == format!("GPU-{at}"));
+                let clock = standing.and_then(|gpu| gpu.max_graphics_megahertz).unwrap_or(1980);
+                let limit = standing.and_then(|gpu| gpu.power_limit_watts).unwrap_or(700);
+                // 650 or 400 W at the highest clock, some of them 2 % more or less.
+                let demand = [650.0, 400.0][usize::try_from(at % 2).unwrap()] - 70.0;
+                let noise = f64::from(98 + (cycle * 5 + at * 11 + cycle * at) % 5) / 100.0;
+                let power =
+                    Watts::new(70) + Watts::new(1).scaled(demand * (f64::from(clock) / 1980.0).powf(2.3) * noise);
+                let power = power.floor().min(limit);
+                sum += power;
+                world.gpu(&format!("GPU-{at}"), &node, &[pod], power, clock);
+            }
+            let plan = world.turn();
+            world.acknowledge_all();
+            // The first two minutes bring everything to its place.
+            if cycle >= 24 {
+                writes += plan.nodes.len();
+                above += usize::from(sum > 3300);
+            }
+        }
+        // At most 0.01 a node a cycle.
+        assert!(
+            writes <= 2 && above == 0,
+            "{algorithm}: {writes} writes to 2 nodes in 126 cycles, {above} above the cap"
+        );
+    }
+}
+
+#[test]
 fn a_domain_by_proportion_gives_the_hungry_node_more_and_by_priority_the_node_of_the_first() {
     let rack = |algorithm: Value| {
         let mut world = World::of_nodes(2);
@@ -228,19 +271,47 @@ fn a_domain_by_proportion_gives_the_hungry_node_more_and_by_priority_the_node_of
 }
 
 #[test]
-fn a_node_whose_power_is_not_known_claims_the_most_that_it_can_draw() {
+fn a_node_whose_power_is_not_known_keeps_its_grant() {
     let mut world = World::of_nodes(2);
-    for node in ["n0", "n1"] {
-        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], 300, 1980));
+    for (node, power) in [("n0", 600), ("n1", 150)] {
+        (0..8).for_each(|board| world.gpu(&format!("GPU-{node}-{board}"), node, &[], power, 1980));
+        world.cpu(node, 200);
     }
-    world.cpu("n0", 200);
     let spec = json!({"powerCapLimitWatts": 8000, "algorithm": {"name": "proportional"},
         "nodeSelector": {"matchLabels": {"rack": "r1"}}});
     world.domain("rack", spec);
     world.settle();
-    let grants = world.grants();
-    // 3120 and 6600 W are claimed.
-    assert!(grants[1] > Some(5300) && grants[0] > Some(2600), "{grants:?}");
+    assert_eq!(world.grants(), [Some(6000), Some(2000)]);
+    for board in 0..8 {
+        world.gpu(&format!("GPU-n0-{board}"), "n0", &[], 150, 1980);
+    }
+    world.observation.telemetry.gpus.get_mut("GPU-n1-3").unwrap().power = None;
+    world.settle();
+    assert_eq!(world.grants(), [Some(6000), Some(2000)]);
+}
+
+#[test]
+fn silence_and_disagreement_raise_no_limit_that_follows_power() {
+    for (silent, apart) in [(true, false), (false, true)] {
+        let mut world = World::of_nodes(1);
+        let pods = boards(&mut world, &[600, 250]);
+        policy(&mut world, "chat", "chat", 900, json!({"algorithm": {"name": "proportional"}}));
+        world.settle();
+        read(&mut world, &pods, &[300, 600], 1980);
+        let telemetry = &mut world.observation.telemetry;
+        if silent {
+            telemetry.gpus.get_mut("GPU-1").unwrap().power = None;
+        }
+        if apart {
+            let exporters = telemetry.gpus["GPU-1"].clone();
+            telemetry.agent_gpus.insert("GPU-1".into(), exporters);
+            let since = world.now - SignedDuration::from_mins(1);
+            let apart = Apart { higher: Source::DcgmExporter, lower: Source::Agent, since };
+            telemetry.apart.insert("GPU-1".into(), apart);
+        }
+        world.settle();
+        assert_eq!(limits(&world), [616, 283], "{silent} {apart}");
+    }
 }
 
 #[test]

@@ -70,6 +70,18 @@ fn a_board_of_unknown_power_claims_the_most_that_it_can_draw() {
 }
 
 #[test]
+fn a_board_of_unknown_power_keeps_what_it_has_and_loses_it_only_where_that_does_not_fit() {
+    let mut claims = [board(600), board(300)];
+    claims[1].power = None;
+    claims[1].standing = Some(Watts::new(350));
+    assert_eq!(shares(&Proportional::default(), 1000, &claims), watts(&[650, 350]));
+    assert_eq!(shares(&Proportional::default(), 560, &claims), watts(&[210, 350]));
+    assert_eq!(shares(&Proportional::default(), 500, &claims), watts(&[250, 250]));
+    // Who comes first is known without any reading.
+    assert_eq!(shares(&Priority::default(), 1000, &claims), watts(&[500, 500]));
+}
+
+#[test]
 fn one_of_which_nobody_knows_what_it_can_use_gets_an_equal_share() {
     let mut claims = [board(650), board(650), up_to(None)];
     claims[0].priority = 1;
@@ -266,11 +278,13 @@ proptest! {
             for (_, same) in pairs.filter(|(other, _)| claim.group.is_some() && other.group == claim.group) {
                 prop_assert_eq!(same, share);
             }
-            // The least of all fits, and this one could use its own.
+            // Where the least of all fits: all that this one can use of its own, or has while nobody reads it.
             let leasts: Watts = claims.iter().map(|claim| claim.least.max(Watts::new(300))).sum();
-            let most = group.iter().filter_map(|other| other.most).chain(claim.most).min();
             if leasts <= Watts::new(whole) {
-                prop_assert!(*share >= most.map_or(claim.least, |most| claim.least.min(most)), "{:?}: {}", claim, share);
+                let silent = |other: &&Claim| if other.power.is_none() { other.standing } else { None };
+                let bounds = group.iter().copied().chain([claim]).flat_map(|one| one.most.into_iter().chain(silent(&one)));
+                let least = bounds.chain([claim.least]).min().unwrap();
+                prop_assert!(*share >= least, "{:?}: {}", claim, share);
             }
         }
     }

@@ -50,8 +50,11 @@ pub enum Refusal {
 /// Shares `whole` out by this algorithm.
 #[must_use]
 pub fn share_out(algorithm: &dyn Algorithm, whole: Watts, claims: &[Claim]) -> Shares {
-    let Gathered { mut parties, standing, party_of } = gather(algorithm, whole, claims);
-    let everyones_least_fits = total(&parties, |_, party| party.least) <= whole;
+    let least_fits = |gathered: &Gathered| total(&gathered.parties, |_, party| party.least) <= whole;
+    let gathered = gather(algorithm, whole, claims, Unread::Keep);
+    let gathered = if least_fits(&gathered) { gathered } else { gather(algorithm, whole, claims, Unread::Claim) };
+    let everyones_least_fits = least_fits(&gathered);
+    let Gathered { mut parties, standing, party_of } = gathered;
     let (shares, refused) = if everyones_least_fits {
         match bounded(algorithm, whole, &parties) {
             Ok(fresh) => (steady(fresh, &standing, whole, &parties, algorithm.deadband_percent()), None),
@@ -74,7 +77,17 @@ struct Gathered {
     party_of: Vec<usize>,
 }
 
-fn gather(algorithm: &dyn Algorithm, whole: Watts, claims: &[Claim]) -> Gathered {
+/// What becomes of a claim whose power is not known, by an algorithm that reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    /// It keeps what it has: silence moves nothing.
+    Keep,
+    /// There is not that much any more: it claims the most, and gets less than it has.
+    Claim,
+}
+
+fn gather(algorithm: &dyn Algorithm, whole: Watts, claims: &[Claim], unread: Unread) -> Gathered {
+    let keeps = algorithm.reads_power() && unread == Unread::Keep;
     let equal = Watts::new(whole.divided(claims.len()).floor());
     let mut gathered = Gathered {
         parties: Vec::with_capacity(claims.len()),
@@ -83,11 +96,16 @@ fn gather(algorithm: &dyn Algorithm, whole: Watts, claims: &[Claim]) -> Gathered
     };
     let mut groups = BTreeMap::new();
     for claim in claims {
-        let party = match claim.most {
-            Some(most) => bounded_party(claim, most),
-            None if algorithm.treats_all_alike() => bounded_party(claim, whole),
+        let kept = claim.standing.filter(|_| keeps && claim.power.is_none());
+        let party = match (kept, claim.most) {
+            (Some(kept), most) => {
+                let kept = most.map_or(kept, |most| kept.min(most));
+                bounded_party(&Claim { least: kept, ..claim.clone() }, kept)
+            }
+            (None, Some(most)) => bounded_party(claim, most),
+            (None, None) if algorithm.treats_all_alike() => bounded_party(claim, whole),
             // Nobody knows what it can use: it gets an equal share before anything is chosen among the others.
-            None => bounded_party(&Claim { least: equal, power: None, ..*claim }, equal),
+            (None, None) => bounded_party(&Claim { least: equal, power: None, ..claim.clone() }, equal),
         };
         let last = gathered.parties.len();
         let at = claim.group.map_or(last, |group| *groups.entry(group).or_insert(last));

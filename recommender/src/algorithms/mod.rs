@@ -10,7 +10,7 @@
 //!
 //! Must hold, whatever an algorithm returns: the shares together never exceed the whole, none exceeds what
 //! its claim can use, members of a group get the same, and nobody gets less than its least as long as that of
-//! all fits. An algorithm can cost performance, never safety.
+//! all fits; what nobody reads is not raised. An algorithm can cost performance, never safety.
 //!
 //! The optimal algorithm, once the work of each device at each clock is learned, gets its place beside these.
 
@@ -40,7 +40,7 @@ pub struct Claim {
     pub least: Watts,
     /// More is of no use to it; `None`: not known, so that it gets an equal share, whatever the algorithm.
     pub most: Option<Watts>,
-    /// What it draws now; `None`: not known, so it counts with the most, never with nothing.
+    /// What it draws now; `None`: not known, so that it keeps what it has, or claims the most: never nothing.
     pub power: Option<Watts>,
     /// The higher comes first.
     pub priority: i64,
@@ -77,6 +77,11 @@ pub trait Algorithm: fmt::Debug + Send + Sync {
     /// Whether it treats all alike, whatever they draw and whoever comes first: then nobody need ask for that,
     /// and one clock ceiling does for all devices of a policy.
     fn treats_all_alike(&self) -> bool {
+        false
+    }
+
+    /// Whether its shares follow what is drawn.
+    fn reads_power(&self) -> bool {
         false
     }
 

@@ -53,6 +53,10 @@ impl Algorithm for Proportional {
         parties.iter().map(|party| party.least + part.of(wants(party).saturating_sub(party.least))).collect()
     }
 
+    fn reads_power(&self) -> bool {
+        true
+    }
+
     fn deadband_percent(&self) -> u32 {
         self.deadband_percent
     }

@@ -36,14 +36,18 @@ pub fn of_nodes(policies: &[PolicyView<'_>], readings: &Readings<'_>, alike: boo
     claims
 }
 
+/// The power, where it is known and no two sources tell different ones: on less nothing is raised.
+pub fn certain(counted: Result<Counted<'_>, Hold>) -> Option<Watts> {
+    counted.ok().filter(|counted| counted.apart.is_none()).map(|counted| counted.power.value)
+}
+
 /// What each node draws, its overhead included; `None` where a reading of it is missing.
 fn power_of_nodes(readings: &Readings<'_>) -> Vec<Option<Watts>> {
     let fleet = readings.fleet;
-    let value = |counted: Result<Counted<'_>, Hold>| counted.ok().map(|counted| counted.power.value);
-    let cpus = fleet.nodes.iter().map(|node| value(readings.of_cpus(node.name)));
+    let cpus = fleet.nodes.iter().map(|node| certain(readings.of_cpus(node.name)));
     let mut devices: Vec<_> = cpus.collect();
     for (uuid, at) in boards(readings) {
-        devices[at] = devices[at].zip(value(readings.of_board(uuid))).map(|(sum, power)| sum + power);
+        devices[at] = devices[at].zip(certain(readings.of_board(uuid))).map(|(sum, power)| sum + power);
     }
     let with_overhead = |(node, devices): (&super::fleet::NodeView<'_>, Option<Watts>)| {
         devices.map(|devices| node.overhead.node_power(devices))

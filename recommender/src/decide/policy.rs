@@ -253,8 +253,10 @@ fn devices<'a>(
 /// What the devices draw at the lowest clocks that the policy may ask of them.
 fn performance_floor(policy: &Policy, devices: &[Device<'_>]) -> Option<(Watts, BindingField)> {
     let field = policy.clock_floor?.field;
-    let draws =
-        |device: &Device<'_>| device.least_by_floor.unwrap_or_else(|| device.board.map_or(UNKNOWN_IDLE, fleet::floor));
+    let draws = |device: &Device<'_>| {
+        let lowest = device.board.map_or(UNKNOWN_IDLE, fleet::floor);
+        lowest.max(device.least_by_floor.unwrap_or_default())
+    };
     Some((devices.iter().map(draws).sum(), field))
 }
 

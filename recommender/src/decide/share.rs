@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use powercap_common::{reason::Reason, units::Watts};
+use powercap_common::{
+    reason::Reason,
+    units::{Megahertz, Watts},
+};
 
 use super::{
-    claims::Device,
+    claims::{self, Device},
     groups::Groups,
     policy::PolicyView,
     readings::Readings,
@@ -48,7 +51,7 @@ pub fn out<'a>(
     let refused = shares.refused.map(|refusal| Hold::new(Reason::SharesRefused, refusal.to_string()));
 
     let reported = view.object.status.as_ref().and_then(|status| status.recommended_max_megahertz);
-    let reported = reported.map(powercap_common::units::Megahertz::new);
+    let reported = reported.map(Megahertz::new);
     let written =
         |members: &[usize]| throttle::written(members.iter().map(|at| devices[*at].uuid), &set_by, readings.fleet);
     let sets = if algorithm.treats_all_alike() {
@@ -67,8 +70,11 @@ pub fn out<'a>(
             members.push(at);
             *together = *together + target;
         }
-        // Advice is written nowhere else.
-        let present = |members: &[usize]| written(members).or(reported.filter(|_| !view.enforces()));
+        // Advice is written nowhere else, and of what another policy holds lower not even that is ours.
+        let others =
+            |at: &usize| readings.fleet.ceilings.get(devices[*at].uuid).is_some_and(|(_, by)| by.set_by != set_by);
+        let unwritten = |members: &[usize]| !view.enforces() || members.iter().any(others);
+        let present = |members: &[usize]| written(members).or(reported.filter(|_| unwritten(members)));
         sets.into_values().map(|(members, target)| Set { present: present(&members), members, target }).collect()
     };
     Shared { limits, throttle: Throttle { devices, sets }, refused }
@@ -90,7 +96,7 @@ fn claim(
     let priorities = tenants.filter_map(|pod| fleet.pods.get(pod)).map(|pod| i64::from(pod.priority));
     let standing = fleet.ceilings.get(device.uuid).filter(|(_, ceiling)| ceiling.set_by == set_by);
     Claim {
-        power: readings.of_board(device.uuid).ok().map(|counted| counted.power.value),
+        power: claims::certain(readings.of_board(device.uuid)),
         priority: priorities.max().unwrap_or_default(),
         standing: standing.and_then(|(_, ceiling)| ceiling.power_limit_watts).map(Watts::new),
         ..claim

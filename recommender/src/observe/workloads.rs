@@ -135,4 +135,14 @@ mod tests {
         let replica = json!({"name": "p", "labels": {"leaderworkerset.sigs.k8s.io/name": "serve", "leaderworkerset.sigs.k8s.io/group-index": "1"}});
         assert_eq!(job_of(&replica).as_deref(), Some("LeaderWorkerSet/serve/1"));
     }
+    #[test]
+    fn a_pods_priority_is_that_of_its_class() {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "llm", "name": "p"},
+            "spec": {"nodeName": "n1", "containers": [], "priority": 1000}, "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        slim_pod(&mut pod);
+        assert_eq!(pod_facts(&pod).unwrap().priority, 1000);
+    }
 }
