@@ -489,15 +489,20 @@ fn both_caps_hold_under_an_overlap_and_the_watts_that_the_first_leaves_go_to_the
 #[test]
 fn on_a_board_of_two_policies_the_floor_of_the_first_counts() {
     let floor = json!({"minFrequencyPercent": 80});
-    for (first, second, watts) in
-        [(json!({}), floor.clone(), 150), (floor.clone(), json!({}), 451), (floor.clone(), floor.clone(), 451)]
-    {
+    for (first, second, watts, feasible) in [
+        (json!({}), floor.clone(), 150, "True CapReachable"),
+        (floor.clone(), json!({}), 451, "False CapBelowPerformance"),
+        (floor.clone(), floor.clone(), 451, "False CapBelowPerformance"),
+    ] {
         let mut world = World::of_nodes(1);
         boards(&mut world, &[300, 300]);
         policy(&mut world, "first", "chat", 1400, json!({"priority": 5, "performance": first}));
         policy(&mut world, "second", "chat", 300, json!({"performance": second}));
         world.settle();
         assert_eq!(limits(&world), [watts; 2], "{first} {second}");
+        assert_eq!(world.policy_says("second", "Feasible"), feasible, "{first} {second}");
+        let says = message(&world, "second", "Feasible").unwrap();
+        assert_eq!(says.contains("of a policy that comes first"), watts == 451, "{says}");
     }
 }
 

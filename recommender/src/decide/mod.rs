@@ -1,9 +1,9 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ───────────────────────────────────────┐
-//!                      └─▶ domain ─▶ tree (wishes) ─▶ grants (what conservation permits) ────────────────┤
-//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀─────┘
+//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ──────────────────────────────────┐
+//!                      └─▶ domain ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────────┤
+//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀───┘
 //! ```
 //!
 //! What draws how much is asked of `readings` alone, which knows whose reading counts.

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use powercap_common::{
     api::{GpuCeiling, Mode, PowerCappingPolicy, PowerScope},
     condition::{self, Truth, kind},
-    policy::{BindingField, Policy, PolicyError},
+    policy::{Policy, PolicyError},
     reason::Reason,
     units::Watts,
 };
@@ -72,7 +72,7 @@ pub struct Verdict<'a> {
     /// What its devices draw together at their lowest settings.
     pub floor: Watts,
     /// Likewise at the lowest clocks that `spec.performance` allows, and the field that binds.
-    pub performance_floor: Option<(Watts, BindingField)>,
+    pub performance_floor: Option<(Watts, String)>,
     /// What is left of the cap for its devices.
     pub for_devices: Watts,
     /// What else the cap has to cover.
@@ -205,7 +205,7 @@ pub fn judge<'a>(
     };
     let changed_at = if ceilings == present { last_change } else { Some(now) };
     let floor = devices.iter().map(|device| device.board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
-    let performance_floor = performance_floor(policy, &devices);
+    let performance_floor = performance_floor(policy, &devices, &overlapped);
     let clocks = clocks(view, readings);
     let refused = shared.refused;
     Verdict {
@@ -250,9 +250,14 @@ fn devices<'a>(
     view.devices.keys().map(device).collect()
 }
 
-/// What the devices draw at the lowest clocks that the policy may ask of them.
-fn performance_floor(policy: &Policy, devices: &[Device<'_>]) -> Option<(Watts, BindingField)> {
-    let field = policy.clock_floor?.field;
+/// What the devices draw at the lowest clocks that the policy may ask of them, and the field that binds.
+fn performance_floor(policy: &Policy, devices: &[Device<'_>], overlapped: &[(&str, First)]) -> Option<(Watts, String)> {
+    let own = policy.clock_floor.filter(|_| overlapped.len() < devices.len()).map(|floor| floor.field.to_string());
+    let others = || {
+        let floor = overlapped.iter().find_map(|(_, first)| first.clock_floor)?;
+        Some(format!("{} of a policy that comes first", floor.field))
+    };
+    let field = own.or_else(others)?;
     let draws = |device: &Device<'_>| {
         let lowest = device.board.map_or(UNKNOWN_IDLE, fleet::floor);
         lowest.max(device.least_by_floor.unwrap_or_default())

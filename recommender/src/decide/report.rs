@@ -102,8 +102,8 @@ fn feasibility(policy: &Policy, verdict: &Verdict<'_>) -> (Truth, Reason, String
         let message = format!("the devices draw about {floor} W at their lowest clock, more than the {left}");
         return (Truth::False, Reason::CapBelowFloor, message);
     }
-    match verdict.performance_floor {
-        Some((draws, field)) if draws > verdict.for_devices => {
+    match &verdict.performance_floor {
+        Some((draws, field)) if *draws > verdict.for_devices => {
             let message = format!(
                 "{field} lets the devices go no lower than about {} W, more than the {left}; at their lowest clock they draw {floor} W",
                 draws.ceil()
