@@ -11,6 +11,7 @@ pub const fn mend(reason: Reason) -> Option<&'static str> {
             "see that the node agent runs there: kubectl -n powercap-node get pods -o wide"
         }
         Reason::CapBelowFloor => "raise the cap, or take load or devices out from under it",
+        Reason::CapBelowPerformance => "raise the cap, or allow more in spec.performance",
         Reason::DataStale => {
             "see that the exporters run and are scraped, and that --collection-interval-seconds of the recommender \
              is no shorter than their interval"

@@ -47,6 +47,8 @@ pub mod kind {
     pub const WITHIN_CAP: &str = "WithinCap";
     /// The cap can be kept by what we control.
     pub const FEASIBLE: &str = "Feasible";
+    /// A policy that comes first selects some of the same devices; said only while one does.
+    pub const OVERLAPPED: &str = "Overlapped";
     /// The recommender has pulled the domain's brake.
     pub const BRAKED: &str = "Braked";
     /// The domain's place among the others is clear.

@@ -73,6 +73,9 @@ pub enum DomainError {
     /// An overhead beyond what a node can have.
     #[error("spec.nodeOverhead.percent is {0}; write at most 50")]
     Overhead(u32),
+    /// An algorithm, or a parameter of it, that there is none of; what the registry of algorithms says.
+    #[error("{0}")]
+    Algorithm(String),
     /// A selector that cannot be used.
     #[error("spec.nodeSelector: {0}")]
     Selector(#[from] SelectorError),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{Mode, PowerCappingPolicy, PowerScope},
+    api::{Mode, Performance, PowerCappingPolicy, PowerScope},
     selector::{Selector, SelectorError},
     units::Watts,
 };
@@ -29,6 +29,53 @@ pub struct Policy {
     pub mode: Mode,
     /// Devices of a policy with a lower priority give up their watts first.
     pub priority: u32,
+    /// How far it may slow its devices; `None`: as far as they go.
+    pub clock_floor: Option<ClockFloor>,
+}
+
+/// The lowest clock that a policy asks of a device, and the field that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockFloor {
+    /// Of the highest clock that the device reaches.
+    pub percent: u32,
+    /// What a person wrote, as `field value`: the stricter of the two.
+    pub field: BindingField,
+}
+
+/// A field of `spec.performance` with its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindingField {
+    /// `minFrequencyPercent`.
+    MinFrequency(u32),
+    /// `maxSlowdownPercent`.
+    MaxSlowdown(u32),
+}
+
+impl fmt::Display for BindingField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MinFrequency(percent) => write!(f, "spec.performance.minFrequencyPercent ({percent})"),
+            Self::MaxSlowdown(percent) => write!(f, "spec.performance.maxSlowdownPercent ({percent})"),
+        }
+    }
+}
+
+impl ClockFloor {
+    /// The stricter of the two bounds. Work counts as proportional to the clock.
+    fn of(performance: Performance) -> Result<Option<Self>, PolicyError> {
+        let Performance { min_frequency_percent, max_slowdown_percent } = performance;
+        if let Some(percent) = min_frequency_percent.filter(|percent| !(1..=100).contains(percent)) {
+            return Err(PolicyError::MinFrequency(percent));
+        }
+        if let Some(percent) = max_slowdown_percent.filter(|percent| *percent > 99) {
+            return Err(PolicyError::MaxSlowdown(percent));
+        }
+        let frequency =
+            min_frequency_percent.map(|percent| Self { percent, field: BindingField::MinFrequency(percent) });
+        let slowdown = max_slowdown_percent
+            .map(|percent| Self { percent: 100 - percent, field: BindingField::MaxSlowdown(percent) });
+        Ok(frequency.into_iter().chain(slowdown).max_by_key(|floor| floor.percent))
+    }
 }
 
 /// A policy's namespace and name.
@@ -67,6 +114,15 @@ pub enum PolicyError {
         /// As written.
         release: u32,
     },
+    /// A bound on the clock that no clock can meet.
+    #[error("spec.performance.minFrequencyPercent is {0}; write 1 to 100")]
+    MinFrequency(u32),
+    /// A slow-down to nothing.
+    #[error("spec.performance.maxSlowdownPercent is {0}; write 0 to 99")]
+    MaxSlowdown(u32),
+    /// An algorithm, or a parameter of it, that there is none of; what the registry of algorithms says.
+    #[error("{0}")]
+    Algorithm(String),
     /// A selector that cannot be used.
     #[error("spec.selector: {0}")]
     Selector(#[from] SelectorError),
@@ -97,6 +153,7 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             release_threshold: cap.percent(release),
             mode: spec.mode,
             priority: spec.priority,
+            clock_floor: ClockFloor::of(spec.performance)?,
         })
     }
 }
@@ -135,9 +192,32 @@ mod tests {
                 "releaseThresholdPercent (85) must be below spec.cappingThresholdPercent (80)",
             ),
             (json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 101}), "at most 100"),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels, "performance": {"minFrequencyPercent": 101}}),
+                "minFrequencyPercent is 101; write 1 to 100",
+            ),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels, "performance": {"maxSlowdownPercent": 100}}),
+                "maxSlowdownPercent is 100; write 0 to 99",
+            ),
         ] {
             let error = policy(&spec).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+    #[test]
+    fn of_two_bounds_on_the_clock_the_stricter_counts_and_is_named() {
+        for (performance, says) in [
+            (json!({}), None),
+            (json!({"minFrequencyPercent": 60}), Some((60, "minFrequencyPercent (60)"))),
+            (json!({"maxSlowdownPercent": 20}), Some((80, "maxSlowdownPercent (20)"))),
+            (json!({"minFrequencyPercent": 60, "maxSlowdownPercent": 20}), Some((80, "maxSlowdownPercent (20)"))),
+            (json!({"minFrequencyPercent": 90, "maxSlowdownPercent": 20}), Some((90, "minFrequencyPercent (90)"))),
+        ] {
+            let spec = json!({"powerCapLimitWatts": 9, "selector": {"matchLabels": {"app": "chat"}}, "performance": performance});
+            let floor = policy(&spec).unwrap().clock_floor;
+            let said = floor.map(|floor| (floor.percent, floor.field.to_string()));
+            assert_eq!(said, says.map(|(percent, field)| (percent, format!("spec.performance.{field}"))));
         }
     }
 }

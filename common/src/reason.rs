@@ -58,8 +58,14 @@ reasons! {
     AwaitingAcknowledgement,
     /// The cap is below what the devices draw at their lowest settings.
     CapBelowFloor,
+    /// The cap could be kept only by slowing the devices further than spec.performance allows; the policy does not.
+    CapBelowPerformance,
     /// The cap can be kept by what we control.
     CapReachable,
+    /// A policy of a higher priority, or an older one, selects some of the same devices; all caps hold, and for the rest that one comes first.
+    Overlapped,
+    /// The algorithm gave no shares that can be used; the watts are shared out equally.
+    SharesRefused,
     /// The domain stands within those that it names, or within none.
     PlaceClear,
     /// The parent that the domain names does not exist; nothing is raised in it, since there may be a cap that nobody knows.

@@ -59,14 +59,17 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
     tests.map(|line| line.split("//").next().unwrap_or_default())
 }
 
-/// `decide.rs` and all below `decide/`, in the sources of every crate.
+/// `decide.rs`, all below `decide/`, and the algorithms that decisions ask, in the sources of every crate.
 fn decisions() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![workspace()];
     while let Some(folder) = open.pop() {
         for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
             let is_source = path.extension().is_some_and(|extension| extension == "rs");
-            let of_decision = path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("decide"));
+            let of_decision = path.strip_prefix(workspace()).unwrap().components().any(|part| {
+                let part = part.as_os_str().to_string_lossy();
+                part.starts_with("decide") || part == "algorithms"
+            });
             if path.is_dir() {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
                 let skipped =

@@ -13,12 +13,14 @@
 //! | [`observation`] | everything that a decision sees, as plain data: the seam between the two sides |
 //! | [`observe`] | reflectors and queries, which fill an observation |
 //! | [`decide`] | the decision: pure, total, deterministic |
+//! | [`algorithms`] | how watts are shared out, behind one trait |
 //! | [`apply`] | server-side apply of a plan |
 //! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
 //! | [`leader`] | who may write: a Lease whose transitions are the epoch's term |
 //! | [`record`], [`replay`] | decisions kept with all that they saw, and made anew |
 #![forbid(unsafe_code)]
 
+pub mod algorithms;
 pub mod apply;
 pub mod cycle;
 pub mod decide;

@@ -107,6 +107,8 @@ pub struct PodFacts {
     pub gpus: u64,
     /// The job whose ranks run in step with it, as `Kind/name`.
     pub job: Option<String>,
+    /// By its PriorityClass; 0 where it has none.
+    pub priority: i32,
 }
 
 /// The last readings of every series, kept while they are of any use.

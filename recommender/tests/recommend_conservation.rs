@@ -30,6 +30,10 @@ enum Event {
     Boot(usize),
     /// The cap is edited.
     Cap(u32),
+    /// The algorithm is edited.
+    Algorithm(&'static str),
+    /// The boards of a node draw this much from now on; nobody tells, where it is 0.
+    Load(usize, u32),
     /// A node joins or leaves the domain.
     Move(usize),
     /// Another leader, without memory.
@@ -49,10 +53,20 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// The same, under algorithms that follow what is drawn and who comes first.
+fn event_of_any_algorithm() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => event(),
+        1 => prop_oneof![Just("uniform"), Just("proportional"), Just("priority")].prop_map(Event::Algorithm),
+        1 => (0..NODES, prop_oneof![Just(0_u32), 80_u32..700]).prop_map(|(node, power)| Event::Load(node, power)),
+    ]
+}
+
 /// The truth beside the world: what each node may really be drawing.
 struct Model {
     world: World,
     cap: u32,
+    algorithm: &'static str,
     /// What each agent read last, and so may be carrying out.
     reading: BTreeMap<usize, Option<Acknowledged>>,
     /// Grants that arrived since the acknowledged one, that one included; `None` is no limit.
@@ -71,7 +85,15 @@ impl Model {
         world.rack(8000);
         // Before anything was promised a node draws what it likes.
         let promised = (0..NODES).map(|node| (node, vec![(0, 0, None)])).collect();
-        Self { world, cap: 8000, reading: BTreeMap::new(), promised, on_their_way: Vec::new(), booted: BTreeSet::new() }
+        Self {
+            world,
+            cap: 8000,
+            algorithm: "uniform",
+            reading: BTreeMap::new(),
+            promised,
+            on_their_way: Vec::new(),
+            booted: BTreeSet::new(),
+        }
     }
 
     fn is_member(&self, node: usize) -> bool {
@@ -138,7 +160,22 @@ impl Model {
             }
             Event::Cap(cap) => {
                 self.cap = *cap;
-                self.world.rack(*cap);
+                self.edit();
+            }
+            Event::Algorithm(algorithm) => {
+                self.algorithm = algorithm;
+                self.edit();
+            }
+            Event::Load(node, power) => {
+                let node = name(*node);
+                self.world.cpu(&node, 200);
+                for board in 0..8 {
+                    let uuid = format!("GPU-{node}-{board}");
+                    self.world.gpu(&uuid, &node, &[], *power, 1980);
+                    if *power == 0 {
+                        self.world.observation.telemetry.gpus.get_mut(&uuid).unwrap().power = None;
+                    }
+                }
             }
             Event::Move(node) => {
                 let rack = if self.is_member(*node) { "elsewhere" } else { "r1" };
@@ -146,6 +183,12 @@ impl Model {
             }
             Event::NewLeader => self.world.new_leader(),
         }
+    }
+
+    fn edit(&mut self) {
+        let rack = serde_json::json!({"powerCapLimitWatts": self.cap, "algorithm": {"name": self.algorithm},
+            "nodeSelector": {"matchLabels": {"rack": "r1"}}});
+        self.world.domain("rack", rack);
     }
 
     /// Everything is heard, read and acknowledged.
@@ -221,6 +264,19 @@ proptest! {
             model.happen(&Event::Cap(4000));
             model.settle();
         }
+        for event in &events {
+            model.happen(event);
+        }
+    }
+
+    #[test]
+    fn no_sequence_of_events_promises_more_than_the_cap_whatever_the_algorithm(
+        algorithm in prop_oneof![Just("proportional"), Just("priority")],
+        events in prop::collection::vec(event_of_any_algorithm(), 1..60),
+    ) {
+        let mut model = Model::new();
+        model.happen(&Event::Algorithm(algorithm));
+        model.settle();
         for event in &events {
             model.happen(event);
         }

@@ -5,17 +5,19 @@
 //! rely on are the validated types in [`crate::policy`] and [`crate::domain`].
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn(…) of kube's derive names its own keys")]
 
+mod algorithm;
 mod later;
 mod node_frequencies;
 mod power_capping_policy;
 mod power_domain;
 
+pub use algorithm::AlgorithmSpec;
 pub use node_frequencies::{
     Acknowledged, Capability, CpuCeiling, CpuStatus, DeviceState, Epoch, GpuCeiling, GpuStatus, LeaseTerms,
     NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
-    Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
+    Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
 };
 pub use power_domain::{Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus};
 

@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::AlgorithmSpec;
+
 /// A power cap for the pods that it selects, in their own namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -69,6 +71,31 @@ pub struct PowerCappingPolicySpec {
     #[serde(default)]
     #[schemars(range(max = 1000))]
     pub priority: u32,
+
+    /// How the cap is shared out to the pods' devices.
+    #[serde(default)]
+    pub algorithm: AlgorithmSpec,
+
+    /// How far the policy may slow its devices. Its own cap is given up before this is (condition
+    /// `Feasible`); a domain's cap and a brake are not.
+    #[serde(default)]
+    pub performance: Performance,
+}
+
+/// How far a policy may slow its devices. Of two bounds the stricter counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Performance {
+    /// The lowest clock that the policy asks of a device, as a share of the highest that the device reaches
+    /// (1 to 100 percent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub min_frequency_percent: Option<u32>,
+    /// How much slower work may become (0 to 99 percent). Until the work of a device at each clock is known
+    /// it counts as proportional to the clock: 20 percent slower is 80 percent of the highest clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 99))]
+    pub max_slowdown_percent: Option<u32>,
 }
 
 fn default_capping_threshold_percent() -> u32 {
@@ -105,7 +132,8 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerCappingPolicyStatus {
-    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible.
+    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible, and Overlapped while a policy that comes first
+    /// selects some of its devices too.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
@@ -118,13 +146,16 @@ pub struct PowerCappingPolicyStatus {
     /// GPUs of these pods.
     #[serde(default)]
     pub matched_devices: u32,
-    /// The clock ceiling that the policy asks for on its devices now (in mode `Advise`: would ask
+    /// The lowest clock ceiling that the policy asks for on its devices now (in mode `Advise`: would ask
     /// for), in megahertz; absent when it asks for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommended_max_megahertz: Option<u32>,
-    /// The power limit that the policy asks for on each of its devices, in watts.
+    /// The lowest power limit that the policy asks for on its devices, in watts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommended_device_watts: Option<u32>,
+    /// Watts of the cap that are kept for the CPU use of the pods; absent when none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_reserve_watts: Option<u32>,
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,

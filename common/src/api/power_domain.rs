@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NodeOverhead;
+use super::{AlgorithmSpec, NodeOverhead};
 
 /// A physical power budget at a meter: a rack, a row, a cluster.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,10 @@ pub struct PowerDomainSpec {
     /// What holds for each node of the domain.
     #[serde(default)]
     pub node_defaults: NodeDefaults,
+
+    /// How the watts for nodes are shared out to them.
+    #[serde(default)]
+    pub algorithm: AlgorithmSpec,
 }
 
 /// Names another domain.

@@ -61,9 +61,9 @@ pub struct Range {
 }
 
 /// Clocks of NVIDIA's boards come in steps of 15 MHz.
-const GRID_MHZ: u32 = 15;
+pub const GRID_MHZ: u32 = 15;
 /// The exponent of power over clock, facts/power-control.md.
-const EXPONENT: f64 = 2.3;
+pub const EXPONENT: f64 = 2.3;
 /// A step of relaxing, as a share of the highest clock.
 const STEP: f64 = 0.05;
 
@@ -95,7 +95,7 @@ pub fn next(
 
 /// The highest clock at which the devices together are predicted to draw at most `target`; the lowest
 /// when none is.
-fn highest_within(devices: &[Loaded], target: Watts, range: Range) -> Megahertz {
+pub fn highest_within(devices: &[Loaded], target: Watts, range: Range) -> Megahertz {
     // Power grows with the clock, so that bisection finds the border on the grid.
     let (mut fits, mut exceeds) = (range.lowest.get() / GRID_MHZ, range.highest.get() / GRID_MHZ + 1);
     while exceeds.saturating_sub(fits) > 1 {

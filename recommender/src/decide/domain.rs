@@ -17,14 +17,17 @@ use powercap_common::{
 
 use super::{
     brake,
-    fleet::Fleet,
+    fleet::{self, Fleet, NodeView},
     grants::Budget,
+    labelled::Labelled,
     readings::{Readings, differences},
-    selection::Selection,
     steady::{Bounds, steady},
     tree::Misplaced,
 };
-use crate::observation::{Apart, Hold, Observation};
+use crate::{
+    algorithms::{self, Algorithm, Uniform},
+    observation::{Apart, Hold, Observation},
+};
 
 /// A domain as written, as understood, and where it stands. Nodes and domains are told by their index.
 pub struct DomainView {
@@ -32,6 +35,8 @@ pub struct DomainView {
     pub object: Arc<PowerDomain>,
     /// As understood.
     pub domain: Result<Domain, DomainError>,
+    /// By which it shares its watts out.
+    pub algorithm: Box<dyn Algorithm>,
     /// Nodes that it selects. Of one that cannot be understood, those that it was last carried out on.
     pub own: Vec<usize>,
     /// All of its nodes: its own, and those of the domains within it.
@@ -48,8 +53,11 @@ pub struct DomainView {
 
 impl DomainView {
     /// Understands one domain by itself; [`super::tree::plant`] puts it in its place.
-    pub fn of(object: &Arc<PowerDomain>, nodes: &mut Selection<'_, usize>, fleet: &Fleet<'_>) -> Self {
-        let domain = Domain::try_from(&**object);
+    pub fn of(object: &Arc<PowerDomain>, nodes: &mut Labelled<'_, usize>, fleet: &Fleet<'_>) -> Self {
+        let (domain, algorithm) = match algorithms::named(&object.spec.algorithm) {
+            Ok(algorithm) => (Domain::try_from(&**object), algorithm),
+            Err(error) => (Err(DomainError::Algorithm(error.to_string())), Box::new(Uniform) as _),
+        };
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let stood = |at: &usize| {
             let frequencies = fleet.nodes[*at].frequencies;
@@ -62,6 +70,7 @@ impl DomainView {
         Self {
             object: Arc::clone(object),
             domain,
+            algorithm,
             own,
             members: Vec::new(),
             parent: None,
@@ -117,8 +126,14 @@ pub struct DomainReport {
 }
 
 /// The status, given what each of its nodes is committed for after this decision's writes. `names` are the
-/// domains'.
-pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], readings: &Readings<'_>) -> DomainReport {
+/// domains'; `refused` is why its algorithm was not followed.
+pub fn report(
+    view: &DomainView,
+    names: &[&str],
+    committed: &[Option<Watts>],
+    refused: Option<&Hold>,
+    readings: &Readings<'_>,
+) -> DomainReport {
     let &Readings { fleet, observation, now, .. } = readings;
     let mut status = view.object.status.clone().unwrap_or_default();
     let generation = view.object.metadata.generation;
@@ -142,7 +157,10 @@ pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], re
     let budget = view.watts(domain);
     status.committed_watts = sum.map(Watts::ceil);
     status.headroom_watts = sum.map(|sum| budget.saturating_sub(sum).floor());
-    let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
+    let readiness = readiness(view, fleet, sum, domain, observation, now);
+    let refused = refused.filter(|_| readiness.0 == Truth::True);
+    let (ready, ready_reason, message) =
+        refused.map_or(readiness, |hold| (Truth::False, hold.reason, hold.message.clone()));
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
     let power = measured(view, domain, readings);
@@ -309,27 +327,35 @@ fn measured<'a>(view: &DomainView, domain: &Domain, readings: &Readings<'a>) -> 
     Ok(Measured { power, oldest, apart })
 }
 
+/// Whether the cap can be kept, and what binds if not.
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {
-    let floors: Option<Watts> = view
-        .members
-        .iter()
-        .map(|&at| fleet.nodes[at].devices_floor().map(|devices| fleet.nodes[at].overhead.node_power(devices)))
-        .sum();
-    let budget = view.watts(domain).floor();
-    match floors.map(Watts::ceil) {
-        None => {
-            let message = "not every node agent has told what its devices can do".to_owned();
-            (Truth::Unknown, Reason::AwaitingAcknowledgement, message)
-        }
-        Some(floors) if floors > budget => {
-            let message = format!(
-                "the nodes draw about {floors} W at their lowest settings, more than the {budget} W left for them"
-            );
-            (Truth::False, Reason::CapBelowFloor, message)
-        }
-        Some(floors) => {
-            let message = format!("{budget} W for nodes that draw about {floors} W at their lowest settings");
-            (Truth::True, Reason::CapReachable, message)
-        }
+    let nodes = || view.members.iter().map(|&at| &fleet.nodes[at]);
+    let devices: Option<Watts> = nodes().map(NodeView::devices_floor).sum();
+    let floors = nodes().map(|node| node.devices_floor().map(|devices| node.overhead.node_power(devices)));
+    let floors: Option<Watts> = floors.sum();
+    let Some((floors, devices)) = floors.zip(devices) else {
+        let message = "not every node agent has told what its devices can do".to_owned();
+        return (Truth::Unknown, Reason::AwaitingAcknowledgement, message);
+    };
+    let watts = view.watts(domain);
+    let budget = watts.floor();
+    if floors <= watts {
+        let message = format!("{budget} W for nodes that draw about {} W at their lowest settings", floors.ceil());
+        return (Truth::True, Reason::CapReachable, message);
     }
+    let lost = nodes().flat_map(NodeView::boards).filter(|board| fleet::is_lost(board)).count();
+    let lost = match lost {
+        0 => String::new(),
+        lost => format!(", with {lost} that nothing holds at their most"),
+    };
+    let unmanaged = domain.unmanaged + view.unmanaged_within;
+    let message = format!(
+        "the nodes draw about {} W at their lowest settings ({} W by their devices{lost}, {} W beside them), more than the {budget} W that {} W unmanaged leave of the cap of {} W",
+        floors.ceil(),
+        devices.ceil(),
+        floors.saturating_sub(devices).ceil(),
+        unmanaged.ceil(),
+        domain.cap.floor(),
+    );
+    (Truth::False, Reason::CapBelowFloor, message)
 }

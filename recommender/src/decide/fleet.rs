@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use powercap_common::{
-    api::{GpuCeiling, GpuStatus, NodeFrequencies, NodeOverhead},
-    units::Watts,
+    api::{DeviceState, GpuCeiling, GpuStatus, NodeFrequencies, NodeOverhead},
+    reason::Reason,
+    units::{Megahertz, Watts},
 };
 
-use super::grants::Holding;
+use super::{ceiling::EXPONENT, grants::Holding};
 use crate::observation::{GpuReading, NodeFacts, Observation, PodFacts, PodName};
 
 /// A node, and what was and is said about it.
@@ -121,6 +122,11 @@ impl NodeView<'_> {
         known.then(|| boards + CPU_ALLOWANCE)
     }
 
+    /// Its boards, as far as its agent has told.
+    pub fn boards(&self) -> impl Iterator<Item = &GpuStatus> {
+        self.frequencies.and_then(|object| object.status.as_ref()).into_iter().flat_map(|status| &status.gpus)
+    }
+
     /// What its devices draw at their lowest settings; `None` while its agent has not told.
     pub fn devices_floor(&self) -> Option<Watts> {
         let status = self.frequencies?.status.as_ref()?;
@@ -134,9 +140,23 @@ pub fn idle(board: &GpuStatus) -> Watts {
     Watts::new(board.max_power_limit_watts).percent(IDLE_PERCENT)
 }
 
-/// What a board draws under load at its lowest clock, by the same law as [`super::ceiling`].
+/// What a board draws under load at its lowest clock; one that nothing holds the most that it can.
 pub fn floor(board: &GpuStatus) -> Watts {
-    let ratio = f64::from(board.min_graphics_megahertz) / f64::from(board.max_graphics_megahertz.max(1));
+    if is_lost(board) {
+        return Watts::new(board.max_power_limit_watts);
+    }
+    draws_at(board, Megahertz::new(board.min_graphics_megahertz))
+}
+
+/// Whether its agent says that nothing holds it.
+pub fn is_lost(board: &GpuStatus) -> bool {
+    let reasons = [Reason::Quarantined, Reason::Contended, Reason::WithoutEffect, Reason::DevicesLetGo];
+    board.state == DeviceState::Quarantined || reasons.iter().any(|reason| board.reason == reason.as_str())
+}
+
+/// What a board draws under full load at this clock, by the law of [`super::ceiling`].
+pub fn draws_at(board: &GpuStatus, clock: Megahertz) -> Watts {
+    let ratio = f64::from(clock.get()) / f64::from(board.max_graphics_megahertz.max(1));
     let most = Watts::new(board.max_power_limit_watts);
-    idle(board) + most.saturating_sub(idle(board)).scaled(ratio.min(1.0).powf(2.3))
+    idle(board) + most.saturating_sub(idle(board)).scaled(ratio.min(1.0).powf(EXPONENT))
 }

@@ -1,9 +1,9 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ domain ─▶ tree (wishes, by uniform) ─▶ grants (what conservation permits) ─┐
-//!                      └─▶ policy (limits, ceiling) ───────────────────────────────────────────────┤
-//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──┘
+//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ──────────────────────────────────┐
+//!                      └─▶ domain ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────────┤
+//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀───┘
 //! ```
 //!
 //! What draws how much is asked of `readings` alone, which knows whose reading counts.
@@ -16,24 +16,29 @@
 pub mod boot_taint;
 mod brake;
 mod ceiling;
+mod claims;
 mod domain;
 mod fleet;
 pub mod grants;
+mod groups;
+mod labelled;
 mod node;
+mod overlap;
+mod performance;
 mod policy;
 pub mod promise;
 mod readings;
 mod report;
-mod selection;
+mod share;
 mod steady;
+mod throttle;
 mod tree;
-pub mod uniform;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use powercap_common::{
-    api::{Mode, PowerCappingPolicyStatus, PowerDomainStatus},
+    api::{Mode, PowerCappingPolicy, PowerCappingPolicyStatus, PowerDomainStatus},
     policy::PolicyId,
     units::Watts,
 };
@@ -41,8 +46,16 @@ use serde::Serialize;
 
 pub use self::node::NodeWrite;
 use self::{
-    boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
-    selection::Selection,
+    boot_taint::Initialized,
+    domain::DomainView,
+    fleet::Fleet,
+    groups::Groups,
+    labelled::Labelled,
+    node::Decided,
+    overlap::Taken,
+    policy::{PolicyView, Verdict},
+    readings::Readings,
+    tree::Wishes,
 };
 use crate::observation::{Observation, pairs};
 
@@ -105,78 +118,112 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
-    let policies = judge(&readings, &mut plan);
-    let grants = grants(&domains, &fleet);
-    let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
+    let groups = Groups::of(&fleet, observation);
+    let views = views(&readings);
+    let wishes = wishes(&domains, &views, &readings);
+    let policies = judge(views, &groups, &readings);
+    report_policies(&policies, now, &mut plan);
+    let grants = grants(&domains, &wishes, &fleet);
+    let decided = Decided { domains: &domains, grants: &grants, groups: &groups, policies: &policies };
     plan.nodes = node::writes(&decided, &readings);
     plan.initialized = boot_taint::initialized(&fleet);
-    report_domains(&domains, &grants, &readings, &mut plan);
+    report_domains(&domains, &grants, &wishes, &readings, &mut plan);
     plan
 }
 
 fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
     let mut objects: Vec<_> = observation.domains.iter().collect();
     objects.sort_by_key(|object| &object.metadata.name);
-    let mut nodes = Selection::of(fleet.nodes.iter().enumerate().map(|(at, node)| (&node.facts.labels, at)));
+    let mut nodes = Labelled::of(fleet.nodes.iter().enumerate().map(|(at, node)| (&node.facts.labels, at)));
     let mut domains: Vec<_> = objects.into_iter().map(|object| DomainView::of(object, &mut nodes, fleet)).collect();
     tree::plant(&mut domains, fleet);
     domains
 }
 
-/// Judges every policy, and puts the changed statuses into the plan.
-fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
-    let &Readings { fleet, observation, now, .. } = readings;
+/// Every policy that has a name, in their order.
+fn views<'a>(readings: &Readings<'a>) -> Vec<PolicyView<'a>> {
+    let &Readings { fleet, observation, .. } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<_>>::new();
     for pod in &observation.pods {
         pods_in.entry(&pod.name.namespace).or_default().push((&pod.labels, pod));
     }
-    let mut pods_in: BTreeMap<_, _> = pods_in.into_iter().map(|(name, pods)| (name, Selection::of(pods))).collect();
+    let mut pods_in: BTreeMap<_, _> = pods_in.into_iter().map(|(name, pods)| (name, Labelled::of(pods))).collect();
     let mut objects: Vec<_> = observation.policies.iter().collect();
     objects.sort_by_key(|object| (&object.metadata.namespace, &object.metadata.name));
-    let mut judged = Vec::with_capacity(objects.len());
-    for object in objects {
-        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {
-            continue;
-        };
+    let view = |object: &Arc<PowerCappingPolicy>| {
+        let namespace = object.metadata.namespace.as_ref().filter(|_| object.metadata.name.is_some())?;
+        let pods = pods_in.get_mut(namespace.as_str());
+        Some(PolicyView::of(object, pods, fleet, observation))
+    };
+    objects.into_iter().filter_map(view).collect()
+}
+
+type Judged<'a> = Vec<(PolicyView<'a>, Option<Verdict<'a>>)>;
+
+/// Judges every policy that is understood and not off, those first that come first.
+fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups<'_>, readings: &Readings<'a>) -> Judged<'a> {
+    let mut taken = Taken::default();
+    let mut verdicts: Vec<_> = views.iter().map(|_| None).collect();
+    for at in overlap::precedence(&views) {
+        let view = &views[at];
+        let Some(policy) = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off) else { continue };
+        let verdict = policy::judge(view, policy, &taken, groups, readings);
+        taken.note(at, view, &verdict);
+        verdicts[at] = Some(verdict);
+    }
+    views.into_iter().zip(verdicts).collect()
+}
+
+/// Puts the changed statuses of policies into the plan, and their figures.
+fn report_policies(judged: &Judged<'_>, now: Timestamp, plan: &mut Plan) {
+    for (view, verdict) in judged {
+        let object = &view.object;
+        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { continue };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
-        let view = PolicyView::of(object, pods_in.get_mut(namespace.as_str()), fleet, observation);
-        let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
-        let verdict = active.map(|policy| policy::judge(&view, policy, readings));
-        let status = match active.zip(verdict.as_ref()) {
+        let status = match view.policy.as_ref().ok().zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
                 let figures = (policy.cap, verdict.power.as_ref().ok().copied());
                 plan.figures.policies.insert(id.clone(), figures);
                 plan.steps.extend(verdict.changed_at.map(|changed_at| (id.clone(), changed_at)));
-                report::judged(&view, policy, verdict, now)
+                report::judged(judged, view, policy, verdict, now)
             }
-            None => report::unjudged(&view, now),
+            None => report::unjudged(view, now),
         };
         if object.status.as_ref() != Some(&status) {
             plan.policies.push((id, status));
         }
-        judged.push((view, verdict));
     }
-    judged
 }
 
-/// The grants: what the algorithm wishes, as far as conservation permits.
-fn grants(domains: &[DomainView], fleet: &Fleet<'_>) -> Vec<Option<Watts>> {
-    let wishes = tree::wishes(domains, fleet);
+/// What the algorithms of the domains wish for each node.
+fn wishes(domains: &[DomainView], policies: &[PolicyView<'_>], readings: &Readings<'_>) -> Wishes {
+    let alike = domains.iter().all(|view| view.algorithm.treats_all_alike());
+    tree::wishes(domains, &claims::of_nodes(policies, readings, alike), readings.fleet)
+}
+
+/// The grants: what is wished, as far as conservation permits.
+fn grants(domains: &[DomainView], wishes: &Wishes, fleet: &Fleet<'_>) -> Vec<Option<Watts>> {
     let holdings: Vec<_> = fleet.nodes.iter().map(|node| node.holding).collect();
     let budgets: Vec<_> = domains.iter().filter_map(DomainView::budget).collect();
-    grants::permitted(&holdings, &budgets, &wishes)
+    grants::permitted(&holdings, &budgets, &wishes.nodes)
 }
 
-fn report_domains(domains: &[DomainView], grants: &[Option<Watts>], readings: &Readings<'_>, plan: &mut Plan) {
+fn report_domains(
+    domains: &[DomainView],
+    grants: &[Option<Watts>],
+    wishes: &Wishes,
+    readings: &Readings<'_>,
+    plan: &mut Plan,
+) {
     let fleet = readings.fleet;
     let nodes = || fleet.nodes.iter().zip(grants);
     let committed: Vec<_> = nodes().map(|(node, grant)| grant.and_then(|grant| node.holding.after(grant))).collect();
     plan.figures.grants =
         nodes().filter_map(|(node, grant)| grant.map(|grant| (node.name.to_owned(), grant))).collect();
     let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
-    for view in domains {
+    for (at, view) in domains.iter().enumerate() {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, &names, &committed, readings);
+        let report = domain::report(view, &names, &committed, wishes.refused.get(&at), readings);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));

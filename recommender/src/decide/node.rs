@@ -16,11 +16,12 @@ use super::{
     domain::DomainView,
     fleet::Fleet,
     grants::Holding,
+    groups::Groups,
     policy::{PolicyView, Verdict},
     promise,
     readings::Readings,
 };
-use crate::observation::{Observation, PodName};
+use crate::observation::Observation;
 
 /// CPUs are slowed no further than this share of their highest clock: devices starve without them.
 const CPU_FLOOR: f64 = 0.6;
@@ -46,6 +47,8 @@ pub struct Decided<'a> {
     pub domains: &'a [DomainView],
     /// Each node's grant, by index.
     pub grants: &'a [Option<Watts>],
+    /// Devices that work in step.
+    pub groups: &'a Groups<'a>,
     /// The policies, each with what it asks for (none when it is off or not understood).
     pub policies: &'a [(PolicyView<'a>, Option<Verdict<'a>>)],
 }
@@ -186,7 +189,6 @@ fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<
         let both = ceilings.remove(&ceiling.uuid).map_or(ceiling.clone(), |other| lower(other, ceiling));
         ceilings.insert(both.uuid.clone(), both);
     };
-    let groups = groups(fleet, observation);
     let set_by: BTreeMap<_, _> = decided.policies.iter().map(|(view, _)| (view.set_by(), view)).collect();
     for (uuid, (at, ceiling)) in &fleet.ceilings {
         if set_by.get(&ceiling.set_by).is_some_and(|view| stands(view, uuid, *at, readings)) {
@@ -200,11 +202,11 @@ fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<
             let Some(at) = fleet.node_of_gpu(uuid, reading) else { continue };
             let ceiling = GpuCeiling {
                 uuid: uuid.clone(),
-                max_graphics_megahertz: verdict.ceiling.map(|ceiling| ceiling.get()),
+                max_graphics_megahertz: verdict.ceilings.of(uuid).map(|ceiling| ceiling.get()),
                 // The bounds of the field: one value outside them and the API server refuses the whole object.
                 power_limit_watts: Some(limit.floor().clamp(1, 100_000)),
                 shed_order: view.policy.as_ref().map_or(0, |policy| policy.priority),
-                group: groups.get(uuid.as_str()).cloned(),
+                group: decided.groups.name(uuid).map(str::to_owned),
                 reason: Reason::PolicyCap.to_string(),
                 set_by: view.set_by(),
             };
@@ -212,25 +214,6 @@ fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<
         }
     }
     nodes
-}
-
-/// The group of each GPU that works in step with others: those of one pod, or of the ranks of one job.
-/// One that pods of several jobs share is in none.
-fn groups<'a>(fleet: &Fleet<'a>, observation: &'a Observation) -> BTreeMap<&'a str, String> {
-    let mut gpus_of = BTreeMap::<String, Vec<&str>>::new();
-    for (uuid, reading) in &observation.telemetry.gpus {
-        let tenants = fleet.running_tenants(reading);
-        let mut names = tenants.iter().filter_map(|tenant| fleet.pods.get(tenant)).map(|pod| {
-            let PodName { namespace, name } = &pod.name;
-            pod.job.as_ref().map_or_else(|| format!("{namespace}/Pod/{name}"), |job| format!("{namespace}/{job}"))
-        });
-        let Some(group) = names.next() else { continue };
-        if names.all(|other| other == group) {
-            gpus_of.entry(group).or_default().push(uuid);
-        }
-    }
-    let several = gpus_of.into_iter().filter(|(_, gpus)| gpus.len() > 1);
-    several.flat_map(|(group, gpus)| gpus.into_iter().map(move |uuid| (uuid, group.clone()))).collect()
 }
 
 /// Whether a ceiling that a policy set earlier stands although the policy does not ask for it now.

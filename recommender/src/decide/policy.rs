@@ -1,8 +1,9 @@
 //! Policies: whose pods and devices, how much they draw, and what each device may draw and clock.
 //!
-//! Each device's power limit is an equal share of the cap and stands always, so that the cap holds by
+//! Each device's power limit is its share of the cap and stands always, so that the cap holds by
 //! construction, through the node agent's fast loop and the board's own limiter. The clock ceiling comes
-//! on top when power crosses the capping threshold: a lower clock draws less for the same work.
+//! on top when power crosses the capping threshold: a lower clock draws less for the same work. Neither goes
+//! below what `spec.performance` allows, in which the cap is given up first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,27 +13,30 @@ use powercap_common::{
     condition::{self, Truth, kind},
     policy::{Policy, PolicyError},
     reason::Reason,
-    units::{Megahertz, Watts},
+    units::Watts,
 };
 
 use super::{
-    ceiling::{self, Loaded, Pressure, Range},
+    ceiling::Pressure,
+    claims::Device,
     fleet::{self, Fleet},
+    groups::Groups,
+    labelled::Labelled,
     node,
+    overlap::{First, Taken},
+    performance,
     readings::Readings,
-    selection::Selection,
-    uniform,
+    share,
+    throttle::{self, Ceilings, UNKNOWN_IDLE},
 };
-use crate::observation::{Apart, GpuReading, Hold, Observation, PodFacts, PodName, fresh};
+use crate::{
+    algorithms::{self, Algorithm, Uniform},
+    observation::{Apart, GpuReading, Hold, Observation, PodFacts, PodName, fresh},
+};
 
 /// After a change of a ceiling, readings younger than this may still be of before: the clock lock takes
 /// some 100 ms and a board's power is an average over a second.
 const SETTLES_WITHIN: SignedDuration = SignedDuration::from_millis(1500);
-/// Power and clock of one scrape; further apart they are of two.
-const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(1);
-/// A board whose agent has not told: the lowest clock and idle power of those that we know.
-const UNKNOWN_LOWEST: Megahertz = Megahertz::new(210);
-const UNKNOWN_IDLE: Watts = Watts::new(70);
 
 /// A policy as written, as understood, and its pods and devices.
 pub struct PolicyView<'a> {
@@ -40,6 +44,8 @@ pub struct PolicyView<'a> {
     pub object: Arc<PowerCappingPolicy>,
     /// As understood.
     pub policy: Result<Policy, PolicyError>,
+    /// By which it shares its cap out.
+    pub algorithm: Box<dyn Algorithm>,
     /// Running pods that it selects.
     pub pods: BTreeMap<&'a PodName, &'a PodFacts>,
     /// Their devices, those shared with pods of others apart.
@@ -60,25 +66,44 @@ pub struct Verdict<'a> {
     pub triggered: Truth,
     /// The power limit of each of its devices.
     pub limits: BTreeMap<String, Watts>,
-    /// The clock ceiling of all of its devices.
-    pub ceiling: Option<Megahertz>,
-    /// When the ceiling was last changed.
+    /// The clock ceilings of its devices.
+    pub ceilings: Ceilings,
+    /// When a ceiling was last changed.
     pub changed_at: Option<Timestamp>,
     /// What its devices draw together at their lowest settings.
     pub floor: Watts,
+    /// Likewise at the lowest clocks that `spec.performance` allows, and the field that binds.
+    pub performance_floor: Option<(Watts, String)>,
     /// What is left of the cap for its devices.
     pub for_devices: Watts,
+    /// What else the cap has to cover.
+    pub beside: Beside,
+    /// Why its algorithm's shares were not used.
+    pub refused: Option<Hold>,
+    /// Its devices on which a policy that comes first has the say.
+    pub overlapped: Vec<(&'a str, First)>,
+}
+
+/// Watts of a cap that are not for the policy's own devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Kept for the CPU use of the pods.
+    pub host: Watts,
+    /// The policy's part of devices that it shares.
+    pub shared: Watts,
+    /// Kept for devices of which nobody tells any more whose they are.
+    pub lost: Watts,
 }
 
 impl<'a> PolicyView<'a> {
     /// Understands one policy. `pods_in` are the running pods of its namespace, if there are any.
     pub fn of(
         object: &Arc<PowerCappingPolicy>,
-        pods_in: Option<&mut Selection<'a, &'a PodFacts>>,
+        pods_in: Option<&mut Labelled<'a, &'a PodFacts>>,
         fleet: &Fleet<'a>,
         observation: &'a Observation,
     ) -> Self {
-        let policy = Policy::try_from(&**object);
+        let (policy, algorithm) = understood(object);
         let active = policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
         let selected = active.zip(pods_in).map(|(policy, pods)| pods.selected(&policy.selector));
         let pods: BTreeMap<_, _> = selected.into_iter().flatten().map(|pod| (&pod.name, pod)).collect();
@@ -94,7 +119,7 @@ impl<'a> PolicyView<'a> {
                 shared.insert(*uuid, (reading, ours as f64 / tenants.len() as f64));
             }
         }
-        Self { object: Arc::clone(object), policy, pods, devices, shared }
+        Self { object: Arc::clone(object), policy, algorithm, pods, devices, shared }
     }
 
     /// Whether it writes ceilings.
@@ -110,54 +135,127 @@ impl<'a> PolicyView<'a> {
     }
 }
 
+/// The policy and its algorithm; nobody understands one whose algorithm nobody knows.
+fn understood(object: &PowerCappingPolicy) -> (Result<Policy, PolicyError>, Box<dyn Algorithm>) {
+    match algorithms::named(&object.spec.algorithm) {
+        Ok(algorithm) => (Policy::try_from(object), algorithm),
+        Err(error) => (Err(PolicyError::Algorithm(error.to_string())), Box::new(Uniform)),
+    }
+}
+
 /// Judges one policy that is understood and not off.
-pub fn judge<'a>(view: &PolicyView<'_>, policy: &Policy, readings: &Readings<'a>) -> Verdict<'a> {
+pub fn judge<'a>(
+    view: &PolicyView<'a>,
+    policy: &Policy,
+    taken: &Taken<'a>,
+    groups: &Groups<'_>,
+    readings: &Readings<'a>,
+) -> Verdict<'a> {
     let &Readings { fleet, observation, now, .. } = readings;
     let old = view.object.status.clone().unwrap_or_default();
     let host = host_power(view, policy, observation, now);
     let lost = lost(view, readings);
-    let devices = device_power(view, &lost, readings);
+    let measured = device_power(view, &lost, readings);
     let parts = shared_power(view, readings);
-    let power = match (&devices, &parts, &host) {
+    let power = match (&measured, &parts, &host) {
         (Ok(devices), Ok(parts), Ok(host)) => Ok(*devices + *parts + *host),
         (Err(hold), _, _) | (_, Err(hold), _) | (_, _, Err(hold)) => Err(hold.clone()),
     };
 
-    let reserved = reserved(policy, view.devices.len(), old.recommended_device_watts, host.as_ref().ok().copied());
-    let kept: Watts = lost.values().map(|ceiling| kept(ceiling, fleet)).sum();
-    let shared = parts.as_ref().ok().copied().unwrap_or_default();
-    let for_devices = policy.cap.saturating_sub(reserved).saturating_sub(shared).saturating_sub(kept);
-    let boards: Vec<_> = view.devices.keys().map(|uuid| fleet.boards.get(uuid).map(|(_, board)| *board)).collect();
-    let maxima: Vec<_> =
-        boards.iter().map(|board| board.map(|board| Watts::new(board.max_power_limit_watts))).collect();
-    let shares = uniform::shares(for_devices, &maxima).into_iter().map(|share| share.max(Watts::new(1)));
-    let blind = parts.is_err() || !lost.is_empty();
-    let limit = |(uuid, share): (&&str, Watts)| {
-        // Others may draw what they did while nobody tells: nothing is raised on that.
-        let standing = fleet.ceilings.get(uuid).filter(|_| blind).and_then(|(_, ceiling)| ceiling.power_limit_watts);
-        ((*uuid).to_owned(), standing.map_or(share, |standing| share.min(Watts::new(standing))))
+    let beside = Beside {
+        host: reserved(policy, old.host_reserve_watts, host.as_ref().ok().copied()),
+        shared: parts.as_ref().ok().copied().unwrap_or_default(),
+        lost: lost.values().map(|ceiling| kept(ceiling, fleet)).sum(),
     };
-    let limits: BTreeMap<_, _> = view.devices.keys().zip(shares).map(limit).collect();
+    let for_devices = policy.cap.saturating_sub(beside.host + beside.shared + beside.lost);
+    let target = policy.capping_threshold.saturating_sub(host.unwrap_or(beside.host) + beside.shared);
+    let overlapped: Vec<_> =
+        view.devices.keys().filter_map(|uuid| Some((*uuid, taken.first(uuid).filter(|_| view.enforces())?))).collect();
+    let devices = devices(view, policy, &overlapped, fleet);
+    let shared = share::out(view, &devices, for_devices, target, groups, readings);
+    let blind = parts.is_err() || !lost.is_empty();
+    let limit = |(device, share): (&Device<'_>, Watts)| {
+        // Others may draw what they did while nobody tells: nothing is raised on that.
+        let standing = fleet.ceilings.get(device.uuid).filter(|_| blind);
+        let standing = standing.and_then(|(_, ceiling)| ceiling.power_limit_watts);
+        (device.uuid.to_owned(), standing.map_or(share, |standing| share.min(Watts::new(standing))))
+    };
+    let limits: BTreeMap<_, _> = devices.iter().zip(shared.limits).map(limit).collect();
 
     let triggered = triggered(policy, &power, condition::truth(&old.conditions, kind::CAP_TRIGGERED));
-    let target = policy.capping_threshold.saturating_sub(host.unwrap_or(reserved)).saturating_sub(shared);
-    let present = present_ceiling(view, fleet, old.recommended_max_megahertz);
     let edited = old.observed_generation.is_some() && old.observed_generation != view.object.metadata.generation;
     let last_change = observation.steps.get(&policy.id).copied();
     let apart = apart(view, readings);
-    let ceiling = match loads(view, readings).filter(|_| lost.is_empty()) {
+    let present = shared.throttle.present();
+    let ceilings = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
         Some((loads, oldest)) => {
             let settled = last_change.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
             let pressure = pressure(policy, &power, edited, settled).unless(!apart.is_empty());
-            ceiling::next(present, pressure, &loads, target, range(&boards))
+            shared.throttle.next(pressure, &loads, settled && power.is_ok() && apart.is_empty())
         }
         // Without readings everything stays as it is.
-        None => present,
+        None => present.clone(),
     };
-    let changed_at = if ceiling == present { last_change } else { Some(now) };
-    let floor = boards.iter().map(|board| board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
+    let changed_at = if ceilings == present { last_change } else { Some(now) };
+    let floor = devices.iter().map(|device| device.board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
+    let performance_floor = performance_floor(policy, &devices, &overlapped);
     let clocks = clocks(view, readings);
-    Verdict { power, clocks, apart, triggered, limits, ceiling, changed_at, floor, for_devices }
+    let refused = shared.refused;
+    Verdict {
+        power,
+        clocks,
+        apart,
+        triggered,
+        limits,
+        ceilings,
+        changed_at,
+        floor,
+        performance_floor,
+        for_devices,
+        beside,
+        refused,
+        overlapped,
+    }
+}
+
+/// What is known of each of its devices, in their order.
+fn devices<'a>(
+    view: &PolicyView<'a>,
+    policy: &Policy,
+    overlapped: &[(&'a str, First)],
+    fleet: &Fleet<'a>,
+) -> Vec<Device<'a>> {
+    let mut overlapped = overlapped.iter().peekable();
+    let device = |uuid: &&'a str| {
+        let first = overlapped.next_if(|(taken, _)| taken == uuid).map(|(_, first)| first);
+        let board = fleet.boards.get(uuid).map(|(_, board)| *board);
+        let floor = first.map_or(policy.clock_floor, |first| first.clock_floor);
+        // A board that nobody has told of has no clock that could be a share of its highest.
+        let bounds = board.zip(floor).filter(|(board, _)| board.max_graphics_megahertz > 0);
+        Device {
+            uuid,
+            board,
+            lowest_by_floor: bounds.map(|(board, floor)| performance::lowest_clock(board, floor)),
+            least_by_floor: bounds.map(|(board, floor)| performance::lowest_limit(board, floor)),
+            most_by_others: first.map(|first| first.most),
+        }
+    };
+    view.devices.keys().map(device).collect()
+}
+
+/// What the devices draw at the lowest clocks that the policy may ask of them, and the field that binds.
+fn performance_floor(policy: &Policy, devices: &[Device<'_>], overlapped: &[(&str, First)]) -> Option<(Watts, String)> {
+    let own = policy.clock_floor.filter(|_| overlapped.len() < devices.len()).map(|floor| floor.field.to_string());
+    let others = || {
+        let floor = overlapped.iter().find_map(|(_, first)| first.clock_floor)?;
+        Some(format!("{} of a policy that comes first", floor.field))
+    };
+    let field = own.or_else(others)?;
+    let draws = |device: &Device<'_>| {
+        let lowest = device.board.map_or(UNKNOWN_IDLE, fleet::floor);
+        lowest.max(device.least_by_floor.unwrap_or_default())
+    };
+    Some((devices.iter().map(draws).sum(), field))
 }
 
 fn pressure(policy: &Policy, power: &Result<Watts, Hold>, edited: bool, settled: bool) -> Pressure {
@@ -274,53 +372,15 @@ fn clocks(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<(), Hold> {
 
 /// Watts of the cap that are kept for CPUs. They move in steps, so that limits do not follow every
 /// flicker: up as soon as they are too few, down when they are too many by more than two steps.
-fn reserved(policy: &Policy, devices: usize, limit_before: Option<u32>, host: Option<Watts>) -> Watts {
+fn reserved(policy: &Policy, before: Option<u32>, host: Option<Watts>) -> Watts {
     if policy.scope == PowerScope::Devices {
         return Watts::ZERO;
     }
-    let devices = u64::try_from(devices).unwrap_or(u64::MAX);
-    let before = limit_before.map(|limit| {
-        policy.cap.saturating_sub(Watts::from_milliwatts(Watts::new(limit).as_milliwatts().saturating_mul(devices)))
-    });
+    let before = before.map(Watts::new);
     let Some(host) = host else { return before.unwrap_or_default() };
     let step = policy.cap.percent(2).max(Watts::new(25));
     match before {
         Some(before) if host <= before && before <= host + step + step => before,
-        _ => host + step,
-    }
-}
-
-/// The ceiling that the policy has now: the lower of what it wrote to nodes and what it last reported.
-fn present_ceiling(view: &PolicyView<'_>, fleet: &Fleet<'_>, reported: Option<u32>) -> Option<Megahertz> {
-    let set_by = view.set_by();
-    let written = view.devices.keys().filter_map(|uuid| fleet.ceilings.get(uuid));
-    let written = written.filter(|(_, gpu)| gpu.set_by == set_by).filter_map(|(_, gpu)| gpu.max_graphics_megahertz);
-    written.chain(reported).min().map(Megahertz::new)
-}
-
-/// Power and clock of every device of the same moment, and the oldest of these moments; `None` unless
-/// all of them are recent.
-fn loads(view: &PolicyView<'_>, readings: &Readings<'_>) -> Option<(Vec<Loaded>, Timestamp)> {
-    let loaded = |uuid: &&str| {
-        let counted = readings.of_board(uuid).ok()?;
-        let (power, clock) = (counted.power, counted.clock?);
-        let usable = power.at.duration_since(clock.at).abs() <= SAME_MOMENT;
-        let idle = readings.fleet.boards.get(uuid).map_or(UNKNOWN_IDLE, |(_, board)| fleet::idle(board));
-        usable.then_some((Loaded { power: power.value, clock: clock.value, idle }, power.at))
-    };
-    let loads: Vec<_> = view.devices.keys().map(loaded).collect::<Option<_>>()?;
-    let oldest = loads.iter().map(|(_, at)| *at).min()?;
-    Some((loads.into_iter().map(|(load, _)| load).collect(), oldest))
-}
-
-/// The clocks that the boards can be held to. While no agent has told the highest, no ceiling is taken off.
-fn range(boards: &[Option<&powercap_common::api::GpuStatus>]) -> Range {
-    let known = || boards.iter().flatten().filter(|board| board.max_graphics_megahertz > 0);
-    Range {
-        lowest: known().map(|board| board.min_graphics_megahertz).max().map_or(UNKNOWN_LOWEST, Megahertz::new),
-        highest: known()
-            .map(|board| board.max_graphics_megahertz)
-            .max()
-            .map_or(Megahertz::new(100_000), Megahertz::new),
+        _ => Watts::new((host + step).ceil()),
     }
 }

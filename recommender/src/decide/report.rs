@@ -7,16 +7,18 @@ use powercap_common::{
     condition::{self, Truth, kind},
     policy::Policy,
     reason::Reason,
+    units::Watts,
 };
 
 use super::{
-    policy::{PolicyView, Verdict},
+    policy::{Beside, PolicyView, Verdict},
     readings::differences,
     steady::{Bounds, steady},
 };
 
-/// The status of a policy that could be judged.
+/// The status of a policy that could be judged, one of `all`.
 pub fn judged(
+    all: &[(PolicyView<'_>, Option<Verdict<'_>>)],
     view: &PolicyView<'_>,
     policy: &Policy,
     verdict: &Verdict<'_>,
@@ -26,11 +28,16 @@ pub fn judged(
     let mut say = teller(view, now);
     let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len());
     (status.matched_pods, status.matched_devices) = (count(pods), count(devices));
-    status.recommended_max_megahertz = verdict.ceiling.map(|ceiling| ceiling.get());
-    status.recommended_device_watts = verdict.limits.values().min().map(|limit| limit.floor());
+    status.recommended_max_megahertz = verdict.ceilings.lowest.map(|ceiling| ceiling.get());
+    status.recommended_device_watts = lowest_limit(view, verdict);
+    status.host_reserve_watts = Some(verdict.beside.host.floor()).filter(|watts| *watts > 0);
 
-    let (ready, reason, message) = readiness(view, policy);
+    let (ready, reason, message) = readiness(view, policy, verdict);
     say(&mut status, kind::READY, ready, reason, message);
+    match overlap(all, verdict) {
+        Some(message) => say(&mut status, kind::OVERLAPPED, Truth::True, Reason::Overlapped, message),
+        None => status.conditions.retain(|condition| condition.type_ != kind::OVERLAPPED),
+    }
     let cap = policy.cap.floor();
     let (starts, ends) = (policy.capping_threshold.floor(), policy.release_threshold.floor());
     match &verdict.power {
@@ -55,7 +62,7 @@ pub fn judged(
                 }
                 None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
             }
-            let (reason, message) = match (verdict.triggered, verdict.ceiling) {
+            let (reason, message) = match (verdict.triggered, verdict.ceilings.lowest) {
                 (Truth::True, Some(ceiling)) => (
                     Reason::ThresholdCrossed,
                     format!("{shown} W: reached {starts} W and not fallen below {ends} W since; ceiling {ceiling}"),
@@ -82,20 +89,69 @@ pub fn judged(
             say(&mut status, kind::WITHIN_CAP, Truth::Unknown, hold.reason, message);
         }
     }
-    let (floor, left) = (verdict.floor.ceil(), verdict.for_devices.floor());
-    let (feasible, reason, message) = if verdict.floor <= verdict.for_devices {
-        (
-            Truth::True,
-            Reason::CapReachable,
-            format!("{left} W for devices that draw about {floor} W at their lowest clock"),
-        )
-    } else {
-        let message =
-            format!("the devices draw about {floor} W at their lowest clock, more than the {left} W left for them");
-        (Truth::False, Reason::CapBelowFloor, message)
-    };
+    let (feasible, reason, message) = feasibility(policy, verdict);
     say(&mut status, kind::FEASIBLE, feasible, reason, message);
     status
+}
+
+/// Whether the cap can be kept, and what binds if not.
+fn feasibility(policy: &Policy, verdict: &Verdict<'_>) -> (Truth, Reason, String) {
+    let (floor, left) = (verdict.floor.ceil(), verdict.for_devices.floor());
+    let left = format!("{left} W{}", beside(policy, verdict.beside));
+    if verdict.floor > verdict.for_devices {
+        let message = format!("the devices draw about {floor} W at their lowest clock, more than the {left}");
+        return (Truth::False, Reason::CapBelowFloor, message);
+    }
+    match &verdict.performance_floor {
+        Some((draws, field)) if *draws > verdict.for_devices => {
+            let message = format!(
+                "{field} lets the devices go no lower than about {} W, more than the {left}; at their lowest clock they draw {floor} W",
+                draws.ceil()
+            );
+            (Truth::False, Reason::CapBelowPerformance, message)
+        }
+        _ => {
+            let message = format!("{left} for devices that draw about {floor} W at their lowest clock");
+            (Truth::True, Reason::CapReachable, message)
+        }
+    }
+}
+
+/// Where the cap goes that is not for the policy's own devices.
+fn beside(policy: &Policy, beside: Beside) -> String {
+    let parts = [
+        (beside.host, "for CPUs"),
+        (beside.shared, "for its part of shared devices"),
+        (beside.lost, "for devices of which nobody tells any more whose they are"),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|(watts, _)| *watts > Watts::ZERO).collect();
+    if parts.is_empty() {
+        return " of the cap".to_owned();
+    }
+    let parts: Vec<_> = parts.iter().map(|(watts, what)| format!("{} W {what}", watts.ceil())).collect();
+    format!(" that are left of {} W, after {}", policy.cap.floor(), parts.join(", "))
+}
+
+/// The lowest limit. What follows power is shown as steadily as power is, where no limit that stands keeps it.
+fn lowest_limit(view: &PolicyView<'_>, verdict: &Verdict<'_>) -> Option<u32> {
+    let lowest = verdict.limits.values().min().copied()?;
+    let shown = view.object.status.as_ref().and_then(|status| status.recommended_device_watts);
+    let follows_power = !view.algorithm.treats_all_alike() && !view.enforces();
+    let shown = shown.filter(|_| follows_power);
+    Some(shown.map_or(lowest.floor(), |shown| steady(Some(shown), lowest, &Bounds { edges: &[] })))
+}
+
+/// Which policy comes first, and on what.
+fn overlap(all: &[(PolicyView<'_>, Option<Verdict<'_>>)], verdict: &Verdict<'_>) -> Option<String> {
+    let (_, first) = verdict.overlapped.first()?;
+    let devices: Vec<_> = verdict.overlapped.iter().take(3).map(|(uuid, _)| *uuid).collect();
+    let more = verdict.overlapped.len().saturating_sub(devices.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "{} comes first on {}{more}, by its priority or its age: all caps hold, and its order of shedding, its algorithm and its spec.performance count there",
+        all.get(first.by)?.0.set_by(),
+        devices.join(", "),
+    ))
 }
 
 /// The status of a policy that is off, or that nobody understands.
@@ -109,6 +165,8 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
     (status.matched_pods, status.matched_devices, status.current_power_watts) = (0, 0, None);
     if reason == Reason::SwitchedOff {
         (status.recommended_max_megahertz, status.recommended_device_watts) = (None, None);
+        status.host_reserve_watts = None;
+        status.conditions.retain(|condition| condition.type_ != kind::OVERLAPPED);
     }
     say(&mut status, kind::READY, Truth::False, reason, message.clone());
     for kind in [kind::DATA_FRESH, kind::CAP_TRIGGERED, kind::WITHIN_CAP, kind::FEASIBLE] {
@@ -117,7 +175,7 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
     status
 }
 
-fn readiness(view: &PolicyView<'_>, policy: &Policy) -> (Truth, Reason, String) {
+fn readiness(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict<'_>) -> (Truth, Reason, String) {
     let pods = view.pods.len();
     if pods == 0 {
         let message = format!("spec.selector matches no running pod in namespace {}", policy.id.namespace);
@@ -131,6 +189,9 @@ fn readiness(view: &PolicyView<'_>, policy: &Policy) -> (Truth, Reason, String) 
             view.shared.len()
         );
         return (Truth::False, Reason::SharedDevice, message);
+    }
+    if let Some(hold) = &verdict.refused {
+        return (Truth::False, hold.reason, hold.message.clone());
     }
     match policy.mode {
         Mode::Enforce => {

@@ -12,9 +12,13 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use powercap_common::units::Watts;
+use powercap_common::{reason::Reason, units::Watts};
 
-use super::{domain::DomainView, fleet::Fleet, uniform};
+use super::{domain::DomainView, fleet::Fleet};
+use crate::{
+    algorithms::{Claim, share_out},
+    observation::Hold,
+};
 
 /// What is wrong with where a domain stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,40 +116,55 @@ fn name_overlaps(views: &mut [DomainView], names: &[String], fleet: &Fleet<'_>) 
     }
 }
 
-/// What is wished for each node: the least that any of its domains has for it; `None` where nothing limits.
-pub fn wishes(views: &[DomainView], fleet: &Fleet<'_>) -> Vec<Option<Watts>> {
-    let mut wishes: Vec<Option<Watts>> = vec![None; fleet.nodes.len()];
+/// What domains wish.
+pub struct Wishes {
+    /// For each node the least that any of its domains has for it; `None` where nothing limits.
+    pub nodes: Vec<Option<Watts>>,
+    /// Why the algorithm of a domain was not followed, by its index.
+    pub refused: BTreeMap<usize, Hold>,
+}
+
+/// What is wished for each node, given what each claims.
+pub fn wishes(views: &[DomainView], claims: &[Claim], fleet: &Fleet<'_>) -> Wishes {
+    let mut wishes = Wishes { nodes: vec![None; fleet.nodes.len()], refused: BTreeMap::new() };
     let mut shares: Vec<Vec<(usize, Option<Watts>)>> = vec![Vec::new(); views.len()];
     for at in leaves_first(views) {
-        let mut most: Vec<_> = fleet.nodes.iter().map(|node| node.nameplate).collect();
+        let mut most: Vec<_> = claims.iter().map(|claim| claim.most).collect();
         let within = views.iter().zip(&shares).filter(|(view, _)| view.parent == Some(at));
         for (node, share) in within.flat_map(|(_, shares)| shares) {
             most[*node] = most[*node].into_iter().chain(*share).min();
         }
-        shares[at] = share_out(&views[at], &most, fleet);
-        for (node, share) in &shares[at] {
-            wishes[*node] = wishes[*node].into_iter().chain(*share).min();
+        let claim = |node: &usize| Claim { most: most[*node], ..claims[*node].clone() };
+        let (of_nodes, refused) = self::share(&views[at], claim, fleet);
+        wishes.refused.extend(refused.map(|hold| (at, hold)));
+        for (node, share) in &of_nodes {
+            wishes.nodes[*node] = wishes.nodes[*node].into_iter().chain(*share).min();
         }
+        shares[at] = of_nodes;
     }
     wishes
 }
 
-fn share_out(view: &DomainView, most: &[Option<Watts>], fleet: &Fleet<'_>) -> Vec<(usize, Option<Watts>)> {
+type OfNodes = Vec<(usize, Option<Watts>)>;
+
+fn share(view: &DomainView, claim: impl Fn(&usize) -> Claim, fleet: &Fleet<'_>) -> (OfNodes, Option<Hold>) {
     let granted = |node: &usize| fleet.nodes[*node].holding.granted;
     let Some(budget) = view.budget() else {
         // Nothing is uncapped by a manifest that nobody understands: its nodes stay where they are.
-        return view.members.iter().map(|node| (*node, granted(node))).collect();
+        return (view.members.iter().map(|node| (*node, granted(node))).collect(), None);
     };
-    let most: Vec<_> = view.members.iter().map(|node| most[*node]).collect();
+    let claims: Vec<_> = view.members.iter().map(claim).collect();
     let holds = view.misplaced.as_ref().is_some_and(Misplaced::hides_a_cap);
     // The bounds of the field. A grant of nothing cannot be written; `Feasible` says that such a cap
     // cannot be kept.
     let (least, highest) = (Watts::new(1), Watts::new(1_000_000));
-    let share = |(node, share): (&usize, Watts)| {
+    let bounded = |(node, share): (&usize, Watts)| {
         let share = share.clamp(least, highest);
         (*node, granted(node).filter(|_| holds).into_iter().chain([share]).min())
     };
-    view.members.iter().zip(uniform::shares(budget.watts, &most)).map(share).collect()
+    let shares = share_out(&*view.algorithm, budget.watts, &claims);
+    let refused = shares.refused.map(|refusal| Hold::new(Reason::SharesRefused, refusal.to_string()));
+    (view.members.iter().zip(shares.watts).map(bounded).collect(), refused)
 }
 
 /// Domains by index, those within others first.

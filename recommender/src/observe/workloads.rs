@@ -15,7 +15,8 @@ pub fn slim_pod(pod: &mut Pod) {
     let spec = pod.spec.take().unwrap_or_default();
     let containers = spec.containers.into_iter().filter(|container| container_gpus(container) > 0);
     let containers = containers.map(|Container { resources, .. }| Container { resources, ..Container::default() });
-    pod.spec = Some(PodSpec { node_name: spec.node_name, containers: containers.collect(), ..PodSpec::default() });
+    let (node_name, priority) = (spec.node_name, spec.priority);
+    pod.spec = Some(PodSpec { node_name, priority, containers: containers.collect(), ..PodSpec::default() });
     let phase = pod.status.take().and_then(|status| status.phase);
     pod.status = Some(PodStatus { phase, ..PodStatus::default() });
 }
@@ -45,6 +46,7 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         labels: labels(pod),
         gpus: pod.spec.iter().flat_map(|spec| &spec.containers).map(container_gpus).sum(),
         job: job(pod),
+        priority: pod.spec.as_ref()?.priority.unwrap_or_default(),
     })
 }
 
@@ -132,5 +134,15 @@ mod tests {
         assert_eq!(job_of(&in_set).as_deref(), Some("JobSet/sweep"));
         let replica = json!({"name": "p", "labels": {"leaderworkerset.sigs.k8s.io/name": "serve", "leaderworkerset.sigs.k8s.io/group-index": "1"}});
         assert_eq!(job_of(&replica).as_deref(), Some("LeaderWorkerSet/serve/1"));
+    }
+    #[test]
+    fn a_pods_priority_is_that_of_its_class() {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "llm", "name": "p"},
+            "spec": {"nodeName": "n1", "containers": [], "priority": 1000}, "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        slim_pod(&mut pod);
+        assert_eq!(pod_facts(&pod).unwrap().priority, 1000);
     }
 }

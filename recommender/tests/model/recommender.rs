@@ -6,10 +6,12 @@ use powercap_common::{
     api::{Acknowledged, Epoch, NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus},
     units::Watts,
 };
-use powercap_recommender::decide::{
-    grants::{Budget, Holding, permitted},
-    promise::{self, Fate},
-    uniform,
+use powercap_recommender::{
+    algorithms::{Claim, Uniform, share_out},
+    decide::{
+        grants::{Budget, Holding, permitted},
+        promise::{self, Fate},
+    },
 };
 
 use super::{
@@ -68,9 +70,10 @@ impl Recommender {
     fn wishes(&self, state: &State) -> Vec<Option<Watts>> {
         let members: Vec<_> = (0..NODES).filter(|node| state.nodes[*node].in_domain).collect();
         let known = |node: &usize| self.view[*node].and_then(|object| object.status).map(|_| watts(NAMEPLATE));
-        let shares = uniform::shares(budget(state), &members.iter().map(known).collect::<Vec<_>>());
+        let claims: Vec<_> = members.iter().map(|node| Claim { most: known(node), ..Claim::default() }).collect();
+        let shares = share_out(&Uniform, budget(state), &claims);
         let mut wishes = vec![None; NODES];
-        members.into_iter().zip(shares).for_each(|(node, share)| wishes[node] = Some(share));
+        members.into_iter().zip(shares.watts).for_each(|(node, share)| wishes[node] = Some(share));
         wishes
     }
 

@@ -108,7 +108,8 @@ impl World {
     pub fn pod(&mut self, name: &str, app: &str, node: &str) -> PodName {
         let pod = PodName { namespace: "llm".into(), name: name.into() };
         let labels = [("app".to_owned(), app.to_owned())].into();
-        self.observation.pods.push(PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, job: None });
+        let facts = PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, ..PodFacts::default() };
+        self.observation.pods.push(facts);
         pod
     }
 

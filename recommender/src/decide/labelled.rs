@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 use powercap_common::selector::{Labels, Selector};
 
 /// Things by their labels, in a fixed order.
-pub struct Selection<'a, T> {
+pub struct Labelled<'a, T> {
     things: Vec<(&'a Labels, T)>,
     by_label: BTreeMap<String, HashMap<&'a str, Vec<usize>>>,
 }
 
-impl<'a, T: Copy> Selection<'a, T> {
+impl<'a, T: Copy> Labelled<'a, T> {
     /// Of these things.
     pub fn of(things: impl IntoIterator<Item = (&'a Labels, T)>) -> Self {
         Self { things: things.into_iter().collect(), by_label: BTreeMap::new() }
@@ -74,10 +74,10 @@ mod tests {
             things in prop::collection::vec(labels(), 0..20),
             selectors in prop::collection::vec(selector(), 1..5),
         ) {
-            let mut selection = Selection::of(things.iter().enumerate().map(|(at, labels)| (labels, at)));
+            let mut labelled = Labelled::of(things.iter().enumerate().map(|(at, labels)| (labels, at)));
             for selector in selectors.iter().filter_map(|selector| Selector::try_from(selector).ok()) {
                 let asked: Vec<_> = (0..things.len()).filter(|at| selector.matches(&things[*at])).collect();
-                prop_assert_eq!(selection.selected(&selector), asked);
+                prop_assert_eq!(labelled.selected(&selector), asked);
             }
         }
     }

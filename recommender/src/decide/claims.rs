@@ -1,0 +1,92 @@
+//! What nodes and devices claim of the watts that are shared out.
+
+use powercap_common::{
+    api::GpuStatus,
+    units::{Megahertz, Watts},
+};
+
+use super::{
+    fleet::Fleet,
+    policy::PolicyView,
+    readings::{Counted, Readings},
+};
+use crate::{algorithms::Claim, observation::Hold};
+
+/// What each node claims, by its index; a domain adds what bounds the node further down.
+pub fn of_nodes(policies: &[PolicyView<'_>], readings: &Readings<'_>, alike: bool) -> Vec<Claim> {
+    let fleet = readings.fleet;
+    let claim = |node: &super::fleet::NodeView<'_>| Claim {
+        least: node.devices_floor().map(|devices| node.overhead.node_power(devices)).unwrap_or_default(),
+        most: node.nameplate,
+        standing: node.holding.granted,
+        ..Claim::default()
+    };
+    let mut claims: Vec<_> = fleet.nodes.iter().map(claim).collect();
+    if !alike {
+        for (claim, power) in claims.iter_mut().zip(power_of_nodes(readings)) {
+            claim.power = power;
+        }
+        for view in policies.iter().filter(|view| view.enforces()) {
+            let priority = i64::from(view.object.spec.priority);
+            for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
+                claims[at].priority = claims[at].priority.max(priority);
+            }
+        }
+    }
+    claims
+}
+
+/// The power, where it is known and no two sources tell different ones: on less nothing is raised.
+pub fn certain(counted: Result<Counted<'_>, Hold>) -> Option<Watts> {
+    counted.ok().filter(|counted| counted.apart.is_none()).map(|counted| counted.power.value)
+}
+
+/// What each node draws, its overhead included; `None` where a reading of it is missing.
+fn power_of_nodes(readings: &Readings<'_>) -> Vec<Option<Watts>> {
+    let fleet = readings.fleet;
+    let cpus = fleet.nodes.iter().map(|node| certain(readings.of_cpus(node.name)));
+    let mut devices: Vec<_> = cpus.collect();
+    for (uuid, at) in boards(readings) {
+        devices[at] = devices[at].zip(certain(readings.of_board(uuid))).map(|(sum, power)| sum + power);
+    }
+    let with_overhead = |(node, devices): (&super::fleet::NodeView<'_>, Option<Watts>)| {
+        devices.map(|devices| node.overhead.node_power(devices))
+    };
+    fleet.nodes.iter().zip(devices).map(with_overhead).collect()
+}
+
+/// Every board that an agent or an exporter tells of, once, with the index of its node.
+fn boards<'a>(readings: &Readings<'a>) -> impl Iterator<Item = (&'a str, usize)> {
+    let fleet: &'a Fleet<'a> = readings.fleet;
+    let told = fleet.boards.iter().map(|(uuid, (at, _))| (*uuid, *at));
+    let seen = readings.observation.telemetry.gpus.iter();
+    let seen = seen.filter(|(uuid, _)| !fleet.boards.contains_key(uuid.as_str()));
+    told.chain(seen.filter_map(|(uuid, reading)| Some((uuid.as_str(), fleet.node(reading.node.as_deref()?)?))))
+}
+
+/// What is known of a device of a policy, for its claim.
+pub struct Device<'a> {
+    /// Which.
+    pub uuid: &'a str,
+    /// As its agent tells it.
+    pub board: Option<&'a GpuStatus>,
+    /// The lowest clock that the policy asks of it, by `spec.performance`.
+    pub lowest_by_floor: Option<Megahertz>,
+    /// The lowest limit that leaves it that clock.
+    pub least_by_floor: Option<Watts>,
+    /// What a policy that comes first gives it.
+    pub most_by_others: Option<Watts>,
+}
+
+impl Device<'_> {
+    /// What it claims, whatever it draws and whosesoever it is.
+    pub fn claim(&self) -> Claim {
+        let least = self.board.map(|board| Watts::new(board.min_power_limit_watts)).unwrap_or_default();
+        let most = self.board.map(|board| Watts::new(board.max_power_limit_watts));
+        Claim {
+            least: least.max(self.least_by_floor.unwrap_or_default()),
+            most: most.into_iter().chain(self.most_by_others).min(),
+            ..Claim::default()
+        }
+    }
+}
