@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::{
-    api::{Mode, PowerCappingPolicy, PowerScope},
-    selector::{Selector, SelectorError},
+    api::{Mode, PowerCappingPolicy, PowerScope, TargetRef},
+    selector::{Labels, Selector, SelectorError},
+    target::Controller,
     units::Watts,
 };
 
@@ -18,7 +19,7 @@ pub struct Policy {
     /// What counts against the cap.
     pub scope: PowerScope,
     /// The pods, in the policy's namespace.
-    pub selector: Selector,
+    pub chosen: Chosen,
     /// Capping begins at this power.
     pub capping_threshold: Watts,
     /// Ceilings are raised again below this power; always less than the capping threshold.
@@ -27,6 +28,15 @@ pub struct Policy {
     pub mode: Mode,
     /// Devices of a policy with a lower priority give up their watts first.
     pub priority: u32,
+}
+
+/// How a policy names its pods.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chosen {
+    /// By their labels.
+    Labels(Selector),
+    /// By the workload that they are of.
+    Target(TargetRef),
 }
 
 /// A policy's namespace and name.
@@ -42,6 +52,21 @@ impl fmt::Display for PolicyId {
     /// As it stands in `setBy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "powercappingpolicy/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whether a policy is for a pod of its namespace, as far as its spec and what its target last led to tell.
+#[must_use]
+pub fn selects(object: &PowerCappingPolicy, labels: &Labels, controller: Option<&Controller>) -> bool {
+    match (&object.spec.selector, &object.spec.target_ref) {
+        (Some(selector), None) => Selector::try_from(selector).is_ok_and(|selector| selector.matches(labels)),
+        (None, Some(target)) => {
+            let found = object.status.as_ref().and_then(|status| status.target.as_ref());
+            let found = found.filter(|found| found.target_ref == *target);
+            let selector = found.and_then(|found| found.selector.parse::<Selector>().ok());
+            selector.is_some_and(|selector| selector.matches(labels)) && target.owns(controller, labels)
+        }
+        _ => false,
     }
 }
 
@@ -65,6 +90,9 @@ pub enum PolicyError {
         /// As written.
         release: u32,
     },
+    /// Both or neither of the ways to name pods.
+    #[error("write exactly one of spec.selector and spec.targetRef")]
+    Chosen,
     /// A selector that cannot be used.
     #[error("spec.selector: {0}")]
     Selector(#[from] SelectorError),
@@ -82,6 +110,11 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
         if release >= capping || capping > 100 {
             return Err(PolicyError::Thresholds { capping, release });
         }
+        let chosen = match (&spec.selector, &spec.target_ref) {
+            (Some(selector), None) => Chosen::Labels(Selector::try_from(selector)?),
+            (None, Some(target)) => Chosen::Target(target.clone()),
+            _ => return Err(PolicyError::Chosen),
+        };
         let cap = Watts::new(spec.power_cap_limit_watts);
         Ok(Self {
             id: PolicyId {
@@ -90,7 +123,7 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             },
             cap,
             scope: spec.power_scope,
-            selector: Selector::try_from(&spec.selector)?,
+            chosen,
             capping_threshold: cap.percent(capping),
             release_threshold: cap.percent(release),
             mode: spec.mode,
@@ -128,6 +161,12 @@ mod tests {
         for (spec, says) in [
             (json!({"powerCapLimitWatts": 0, "selector": labels}), "powerCapLimitWatts is 0"),
             (json!({"powerCapLimitWatts": 9, "selector": {}}), "spec.selector: names no label"),
+            (json!({"powerCapLimitWatts": 9}), "exactly one of spec.selector and spec.targetRef"),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels,
+                    "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}}),
+                "exactly one of spec.selector and spec.targetRef",
+            ),
             (
                 json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 80}),
                 "releaseThresholdPercent (85) must be below spec.cappingThresholdPercent (80)",

@@ -6,8 +6,9 @@ use kube::ResourceExt;
 use powercap_common::{
     api::{GpuStatus, Mode, NodeFrequencies, PowerCappingPolicy},
     condition::kind,
+    policy::selects,
     reason::Reason,
-    selector::Selector,
+    target::Controller,
 };
 
 use super::{
@@ -111,11 +112,11 @@ fn asked(pod: &Pod) -> u64 {
 /// What the policies that select the pod say.
 fn policies(pod: &Pod, caps: &Caps) -> Vec<Cause> {
     let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let selects = |policy: &&PowerCappingPolicy| {
-        policy.namespace() == pod.namespace()
-            && Selector::try_from(&policy.spec.selector).is_ok_and(|selector| selector.matches(&labels))
+    let controller = Controller::of(&pod.metadata);
+    let for_pod = |policy: &&PowerCappingPolicy| {
+        policy.namespace() == pod.namespace() && selects(policy, &labels, controller.as_ref())
     };
-    caps.policies.iter().filter(selects).flat_map(policy_causes).collect()
+    caps.policies.iter().filter(for_pod).flat_map(policy_causes).collect()
 }
 
 /// Whether it acts; and while it does, whether it is triggered.

@@ -13,10 +13,13 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+mod attribution;
 pub mod boot_taint;
 mod brake;
+mod capped;
 mod ceiling;
 mod domain;
+pub mod events;
 mod fleet;
 pub mod grants;
 mod node;
@@ -24,7 +27,9 @@ mod policy;
 pub mod promise;
 mod readings;
 mod report;
+mod selection;
 mod steady;
+mod tenancy;
 mod tree;
 pub mod uniform;
 
@@ -39,7 +44,8 @@ use powercap_common::{
 
 pub use self::node::NodeWrite;
 use self::{
-    boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
+    boot_taint::Initialized, domain::DomainView, events::Notices, fleet::Fleet, node::Decided, policy::PolicyView,
+    readings::Readings, tenancy::Rules,
 };
 use crate::observation::{Observation, PodFacts};
 
@@ -56,6 +62,8 @@ pub struct Plan {
     pub domains: Vec<(String, PowerDomainStatus)>,
     /// When each policy's ceiling was last changed: goes into the next observation.
     pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// What people are told by events.
+    pub notices: Notices,
     /// Numbers for metrics.
     pub figures: Figures,
 }
@@ -69,6 +77,8 @@ pub struct Figures {
     pub domains: BTreeMap<String, DomainFigures>,
     /// Each node's grant.
     pub grants: BTreeMap<String, Watts>,
+    /// What of each node's power no pod accounts for.
+    pub unattributed: BTreeMap<String, Watts>,
 }
 
 /// Numbers of one domain.
@@ -100,7 +110,7 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
-    let policies = judge(&readings, &mut plan);
+    let policies = judge(&domains, &readings, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
     plan.nodes = node::writes(&decided, &readings);
@@ -118,7 +128,11 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 }
 
 /// Judges every policy, and puts the changed statuses into the plan.
-fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
+fn judge<'a>(
+    domains: &[DomainView],
+    readings: &Readings<'a>,
+    plan: &mut Plan,
+) -> Vec<(PolicyView<'a>, Option<policy::Verdict<'a>>)> {
     let &Readings { fleet, observation, now, .. } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<&PodFacts>>::new();
     for pod in &observation.pods {
@@ -126,17 +140,19 @@ fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, O
     }
     let mut objects: Vec<_> = observation.policies.iter().collect();
     objects.sort_by_key(|object| (&object.metadata.namespace, &object.metadata.name));
+    let rules = Rules::of(domains, fleet);
     let mut judged = Vec::with_capacity(objects.len());
+    let mut news = Vec::new();
     for object in objects {
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {
             continue;
         };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
         let pods = pods_in.get(namespace.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let view = PolicyView::of(object, pods, fleet, observation);
-        let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
+        let view = PolicyView::of(object, pods, &rules, fleet, observation);
+        let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off && view.hold().is_none());
         let verdict = active.map(|policy| policy::judge(&view, policy, readings));
-        let status = match active.zip(verdict.as_ref()) {
+        let mut status = match active.zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
                 let figures = (policy.cap, verdict.power.as_ref().ok().copied());
                 plan.figures.policies.insert(id.clone(), figures);
@@ -145,11 +161,15 @@ fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, O
             }
             None => report::unjudged(&view, now),
         };
+        let capped = capped::of(&view, &status.capped, domains, fleet);
+        (status.capped_pods, status.capped) = (report::count(capped.pods.len()), capped.rows.clone());
+        news.extend(events::news(&view, &id, object.status.as_ref(), &status, &capped));
         if object.status.as_ref() != Some(&status) {
             plan.policies.push((id, status));
         }
         judged.push((view, verdict));
     }
+    plan.notices = events::tell(news, &observation.told, now);
     judged
 }
 
@@ -167,10 +187,14 @@ fn report_domains(domains: &[DomainView], grants: &[Option<Watts>], readings: &R
     let committed: Vec<_> = nodes().map(|(node, grant)| grant.and_then(|grant| node.holding.after(grant))).collect();
     plan.figures.grants =
         nodes().filter_map(|(node, grant)| grant.map(|grant| (node.name.to_owned(), grant))).collect();
+    let unattributed = attribution::unattributed(readings);
+    let known =
+        fleet.nodes.iter().zip(&unattributed).filter_map(|(node, watts)| Some((node.name.to_owned(), (*watts)?)));
+    plan.figures.unattributed = known.collect();
     let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
     for view in domains {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, &names, &committed, readings);
+        let report = domain::report(view, &names, &committed, &unattributed, readings);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));

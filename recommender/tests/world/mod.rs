@@ -108,7 +108,8 @@ impl World {
     pub fn pod(&mut self, name: &str, app: &str, node: &str) -> PodName {
         let pod = PodName { namespace: "llm".into(), name: name.into() };
         let labels = [("app".to_owned(), app.to_owned())].into();
-        self.observation.pods.push(PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, job: None });
+        let facts = PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, ..PodFacts::default() };
+        self.observation.pods.push(facts);
         pod
     }
 
@@ -158,6 +159,7 @@ impl World {
             self.observation.epoch.sequence += 1;
         }
         self.observation.steps = plan.steps.clone();
+        self.observation.told = plan.notices.told.clone();
         for (id, status) in &plan.policies {
             let named = |object: &&mut Arc<PowerCappingPolicy>| object.metadata.name.as_ref() == Some(&id.name);
             let object = self.observation.policies.iter_mut().find(named).unwrap();
