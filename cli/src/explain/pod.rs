@@ -123,9 +123,9 @@ fn policies(pod: &Pod, caps: &Caps) -> Vec<Cause> {
 fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
     let of = policy_set_by(policy);
     let told: &[&str] = if policy.spec.mode == Mode::Enforce {
-        &[kind::READY, kind::CAP_TRIGGERED, kind::DATA_FRESH]
+        &[kind::READY, kind::PERMITTED, kind::CAP_TRIGGERED, kind::DATA_FRESH]
     } else {
-        &[kind::READY]
+        &[kind::READY, kind::PERMITTED]
     };
     let worth_telling = |type_: &str, status: &str| match type_ {
         kind::DATA_FRESH => status != "True",

@@ -22,6 +22,9 @@ const MOST: usize = 16;
 /// A number in a row moves when it is off by more than this share of itself.
 const DEADBAND_PERCENT: u32 = 5;
 
+/// A pod that is named makes way only for one that is slower by more than this, in thousandths.
+const HEAD_START: u32 = 50;
+
 /// The pods of a policy that are held back.
 pub struct Capped<'a> {
     /// All of them.
@@ -37,18 +40,25 @@ pub fn of<'a>(view: &PolicyView<'a>, before: &[CappedPod], domains: &[DomainView
     for pod in view.pods.keys() {
         let boards = fleet.devices_of.get(*pod).into_iter().flatten().filter_map(|uuid| fleet.boards.get(*uuid));
         let boards: Vec<_> = boards.copied().filter(|(_, board)| is_held(board)).collect();
-        let Some((speed, row)) = row(&pod.name, &boards, domains, fleet) else { continue };
-        pods.insert(pod.name.as_str());
-        let (row, newcomer) = match standing.get(pod.name.as_str()) {
-            Some(standing) if is_close(standing, &row) => ((*standing).clone(), false),
-            standing => (row, standing.is_none()),
-        };
-        held.push((speed, newcomer, row));
+        let Some(speed) = boards.iter().map(|(_, board)| speed(board)).min() else { continue };
+        let pod = pod.name.as_str();
+        pods.insert(pod);
+        let head_start = if standing.contains_key(pod) { HEAD_START } else { 0 };
+        held.push((speed.saturating_sub(head_start), pod, boards));
     }
-    held.sort_by(|(speed, newcomer, row), (other_speed, other_newcomer, other)| {
-        (speed, newcomer, &row.pod).cmp(&(other_speed, other_newcomer, &other.pod))
+    held.sort_by_key(|(speed, pod, _)| (*speed, *pod));
+    let rows = held.iter().take(MOST).filter_map(|(_, pod, boards)| {
+        let row = row(pod, boards, domains, fleet)?;
+        let standing = standing.get(pod).filter(|standing| is_close(standing, &row));
+        Some(standing.map_or(row, |standing| (*standing).clone()))
     });
-    Capped { pods, rows: held.into_iter().take(MOST).map(|(_, _, row)| row).collect() }
+    let mut rows: Vec<_> = rows.collect();
+    let most = |number: Option<u32>| number.unwrap_or(u32::MAX);
+    rows.sort_by(|one, other| {
+        let order = |row: &CappedPod| (most(row.ceiling_megahertz), most(row.power_limit_watts));
+        order(one).cmp(&order(other)).then_with(|| one.pod.cmp(&other.pod))
+    });
+    Capped { rows, pods }
 }
 
 /// Whether a cap holds a board back, by the word of its node's agent.
@@ -68,29 +78,23 @@ fn is_held(board: &GpuStatus) -> bool {
     })
 }
 
-/// A pod's row, and how fast its slowest board may run, in twentieths of what it can.
-fn row(
-    pod: &str,
-    boards: &[(usize, &GpuStatus)],
-    domains: &[DomainView],
-    fleet: &Fleet<'_>,
-) -> Option<(u32, CappedPod)> {
+fn row(pod: &str, boards: &[(usize, &GpuStatus)], domains: &[DomainView], fleet: &Fleet<'_>) -> Option<CappedPod> {
     let (at, slowest) = boards.iter().min_by_key(|(_, board)| (speed(board), &board.uuid))?;
-    let row = CappedPod {
+    Some(CappedPod {
         pod: pod.to_owned(),
         devices: u32::try_from(boards.len()).unwrap_or(u32::MAX),
         ceiling_megahertz: boards.iter().filter_map(|(_, board)| board.target_graphics_megahertz).min(),
         power_limit_watts: boards.iter().filter_map(|(_, board)| board.power_limit_watts).min(),
         reason: slowest.reason.clone(),
         set_by: set_by(*at, slowest, domains, fleet),
-    };
-    Some((speed(slowest), row))
+    })
 }
 
+/// How fast a board may run, in thousandths of what it can.
 fn speed(board: &GpuStatus) -> u32 {
     let share = |now: Option<u32>, most: u32| match now {
-        Some(now) if most > 0 => u32::try_from(u64::from(now) * 20 / u64::from(most)).unwrap_or(u32::MAX),
-        _ => 20,
+        Some(now) if most > 0 => u32::try_from(u64::from(now) * 1000 / u64::from(most)).unwrap_or(u32::MAX),
+        _ => 1000,
     };
     let clock = share(board.target_graphics_megahertz, board.max_graphics_megahertz);
     clock.min(share(board.power_limit_watts, board.max_power_limit_watts))

@@ -126,7 +126,7 @@ impl<'a> PolicyView<'a> {
 
     /// Why it is neither judged nor carried out although it is understood and not switched off.
     pub fn hold(&self) -> Option<&Hold> {
-        let unknown = self.trouble.as_ref().filter(|_| self.target.is_none());
+        let unknown = self.trouble.as_ref().filter(|_| self.is_unresolved());
         unknown.or(self.permission.bound.as_ref().filter(|_| self.permission.mode == Mode::Off))
     }
 
