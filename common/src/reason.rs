@@ -138,6 +138,8 @@ reasons! {
     JournalUnavailable,
     /// The kubelet does not tell which pods hold which devices.
     TenantsUnknown,
+    /// The workload that targetRef names is being looked up; what stands, stands.
+    TargetPending,
     /// The workload that targetRef names does not exist; the pods that it selected before stay capped.
     TargetNotFound,
     /// The workload that targetRef names tells no selector: its kind has no scale subresource, or an empty one.

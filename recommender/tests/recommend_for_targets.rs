@@ -87,9 +87,10 @@ fn what_was_selected_stays_capped_while_the_target_is_not_found_also_after_a_res
 #[test]
 fn a_target_of_which_nothing_was_ever_known_caps_nothing_and_uncaps_nothing() {
     let mut world = chat();
+    assert_eq!(world.turn().notices.events, [], "nobody is told of a moment");
     world.settle();
     assert!(capped(&world).is_empty());
-    assert_eq!(world.policy_says("chat", "Ready"), "False TargetUnknown");
+    assert_eq!(world.policy_says("chat", "Ready"), "False TargetPending");
     assert_eq!(status(&world).current_power_watts, None, "no data is never zero watts");
 
     told(&mut world, Ok("app=chat"));
@@ -116,7 +117,7 @@ fn what_was_remembered_of_another_target_counts_for_nothing() {
     let target = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat"});
     world.policy_of("chat", json!({"powerCapLimitWatts": 500, "mode": "Enforce", "targetRef": target}));
     world.settle();
-    assert_eq!(world.policy_says("chat", "Ready"), "False TargetUnknown");
+    assert_eq!(world.policy_says("chat", "Ready"), "False TargetPending");
     assert_eq!(status(&world).target, None);
     assert_eq!(capped(&world), ["GPU-own"], "nobody knows whose it is now: what stands, stands");
     told(&mut world, Ok("app=chat"));

@@ -84,11 +84,9 @@ fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
         Subject::Policy(id) => ("PowerCappingPolicy", format!("{GROUP}/v1alpha1"), &id.namespace, &id.name),
         Subject::Pod(pod) => ("Pod", "v1".to_owned(), &pod.namespace, &pod.name),
     };
-    // Names of events are as long as those of pods, and the API server adds five characters.
-    let stem: String = name.chars().take(240).collect();
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{stem}.")),
+            generate_name: Some(stem(name)),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
@@ -108,5 +106,44 @@ fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.to_owned()),
         ..Event::default()
+    }
+}
+
+/// What an event's name begins with: the API server adds five characters, and takes no more than 253.
+fn stem(name: &str) -> String {
+    let short: String = name.chars().take(240).collect();
+    format!("{}-", short.trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use powercap_common::{policy::PolicyId, reason::Reason};
+
+    use super::*;
+    use crate::observation::PodName;
+
+    #[test]
+    fn an_event_is_about_its_subject_in_its_own_namespace() {
+        let id = PolicyId { namespace: "llm".into(), name: "chat".into() };
+        let pod = PodName { namespace: "llm".into(), name: "chat-0".into() };
+        for (subject, kind, name) in
+            [(Subject::Policy(id), "PowerCappingPolicy", "chat"), (Subject::Pod(pod), "Pod", "chat-0")]
+        {
+            let note = "says why".to_owned();
+            let notice = Notice { subject, uid: "u".into(), reason: Reason::PowerCapped, warning: false, note };
+            let event = event(&notice, "powercap-recommender-0", Timestamp::UNIX_EPOCH);
+            let about = event.regarding.unwrap();
+            assert_eq!(event.metadata.namespace.as_deref(), Some("llm"));
+            assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some(kind), Some(name)));
+            assert_eq!((about.namespace.as_deref(), about.uid.as_deref()), (Some("llm"), Some("u")));
+            assert_eq!((event.reason.as_deref(), event.type_.as_deref()), (Some("PowerCapped"), Some("Normal")));
+        }
+    }
+
+    #[test]
+    fn a_name_of_any_length_leaves_room_for_what_the_api_server_adds() {
+        assert_eq!(stem("chat"), "chat-");
+        let long = stem(&format!("{}.{}", "a".repeat(239), "b".repeat(13)));
+        assert_eq!(long, format!("{}-", "a".repeat(239)), "a point before the dash would be refused");
     }
 }

@@ -125,6 +125,8 @@ fn turn(before: Option<&Condition>, now: &Condition) -> Option<bool> {
     let said = before.is_some_and(|before| before.reason == now.reason);
     match (now.type_.as_str(), is) {
         (kind::READY, "True") if !said => Some(false),
+        // Every policy that names a workload begins so, and a moment later it is known.
+        (kind::READY, "False") if now.reason == Reason::TargetPending.as_str() => None,
         (kind::READY, "False") if !said => {
             Some(![Reason::NoMatchingPods, Reason::SwitchedOff].map(Reason::as_str).contains(&now.reason.as_str()))
         }

@@ -104,9 +104,10 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
     let mut say = teller(view, now);
     let (reason, message) = match (&view.policy, view.hold()) {
         (Err(error), _) => (Reason::InvalidSpec, format!("{error}. Until then its ceilings stay as they are")),
-        (Ok(_), Some(hold)) if hold.reason == Reason::NotPermitted => {
-            (hold.reason, format!("{}; it is as if it were switched off, and their caps hold", hold.message))
-        }
+        (Ok(_), Some(hold)) if hold.reason == Reason::NotPermitted => (
+            hold.reason,
+            format!("{}; it is as if it were switched off, while the domain's own cap holds", hold.message),
+        ),
         (Ok(_), Some(hold)) => (hold.reason, format!("{}; its ceilings stay as they are", hold.message)),
         (Ok(_), None) => {
             (Reason::SwitchedOff, "spec.mode is Off: nothing is measured and nothing is changed".to_owned())

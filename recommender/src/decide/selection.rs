@@ -71,7 +71,7 @@ fn find(
         Some(Ok(selector)) => (Some(found(selector)), None),
         Some(Err(hold)) => (remembered, Some(hold.clone())),
         None if remembered.is_some() => (remembered, None),
-        None => (None, Some(Hold::new(Reason::TargetUnknown, format!("looking {target_ref} up")))),
+        None => (None, Some(Hold::new(Reason::TargetPending, format!("looking {target_ref} up")))),
     }
 }
 
