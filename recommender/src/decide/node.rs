@@ -56,7 +56,7 @@ pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> 
     let mut hosts = vec![false; fleet.nodes.len()];
     for (view, _) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
         for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
-            hosts[at] |= view.permission.acts_on(Some(at));
+            hosts[at] = true;
         }
     }
     let mut domains_of = vec![Vec::new(); fleet.nodes.len()];
