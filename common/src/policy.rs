@@ -177,4 +177,32 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
     }
+
+    #[test]
+    fn a_pod_is_a_policys_by_its_labels_or_by_the_workload_that_was_found() {
+        let object = |spec: serde_json::Value, found: &str| -> PowerCappingPolicy {
+            let found = json!({"targetRef": {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": found}, "selector": "app=chat"});
+            serde_json::from_value(json!({
+                "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy",
+                "metadata": {"namespace": "llm", "name": "chat"}, "spec": spec, "status": {"target": found},
+            }))
+            .unwrap()
+        };
+        let by_labels = json!({"powerCapLimitWatts": 9, "selector": {"matchLabels": {"app": "chat"}}});
+        let target = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat"});
+        let by_target = json!({"powerCapLimitWatts": 9, "targetRef": target});
+        let labels = Labels::from([("app".to_owned(), "chat".to_owned())]);
+        let own = Controller { kind: "StatefulSet".into(), name: "chat".into() };
+        for (spec, found, controller, selected) in [
+            (&by_labels, "chat", None, true),
+            (&by_target, "chat", Some(&own), true),
+            (&by_target, "chat", None, false),
+            (&by_target, "an-earlier-one", Some(&own), false),
+            (&json!({"powerCapLimitWatts": 9}), "chat", Some(&own), false),
+        ] {
+            let object = object(spec.clone(), found);
+            assert_eq!(selects(&object, &labels, controller), selected, "{spec} {found}");
+            assert!(!selects(&object, &Labels::new(), controller), "a pod without labels");
+        }
+    }
 }

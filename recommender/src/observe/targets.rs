@@ -161,18 +161,16 @@ pub async fn follow(client: Client, policies: Store<PowerCappingPolicy>, latest:
         for target in due {
             match kind(&client, &target.target_ref, &mut kinds).await {
                 Ok(kind) => asking.push((target, kind)),
-                Err(error) => _ = book.note(&target, Err(error.into()), begun.elapsed()),
+                Err(error) => learn(&mut book, &target, Err(error), begun.elapsed()),
             }
         }
         let answers = stream::iter(asking).map(|(target, kind)| {
             let client = &client;
-            async move { (selector(client, &target, &kind).await.map_err(Hold::from), target) }
+            async move { (selector(client, &target, &kind).await, target) }
         });
         let mut answers = answers.buffer_unordered(AT_ONCE);
         while let Some((answer, target)) = answers.next().await {
-            if book.note(&target, answer, begun.elapsed()) {
-                tracing::info!(namespace = target.namespace, target = %target.target_ref, "asked for a target");
-            }
+            learn(&mut book, &target, answer, begun.elapsed());
         }
         let answers = book.answers();
         if answers != latest.get() {
@@ -180,6 +178,20 @@ pub async fn follow(client: Client, policies: Store<PowerCappingPolicy>, latest:
             changed.notify_one();
         }
         tokio::time::sleep(ROUND).await;
+    }
+}
+
+fn learn(book: &mut Book, target: &Target, answer: Result<String, AskError>, now: Duration) {
+    let answer = answer.map_err(Hold::from);
+    if !book.note(target, answer.clone(), now) {
+        return;
+    }
+    let Target { namespace, target_ref } = target;
+    match answer {
+        Ok(selector) => tracing::info!(namespace, target = %target_ref, selector, "found the target of a policy"),
+        Err(Hold { reason, message }) => {
+            tracing::warn!(namespace, %reason, message, "the target of a policy is not known");
+        }
     }
 }
 
