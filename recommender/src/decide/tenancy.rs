@@ -87,9 +87,8 @@ impl<'a> Rules<'a> {
             let (mode, priority) = (if welcome { tenancy.max_mode } else { Mode::Off }, tenancy.max_priority);
             bounds.mode = bounds.mode.min(mode);
             bounds.priority = bounds.priority.min(priority);
-            let shared =
-                if tenancy.shared_devices == SharedDevices::Refuse { Some(SharedDevices::Refuse) } else { None };
-            bounds.shared_devices = shared.or(bounds.shared_devices).or(Some(SharedDevices::Allow));
+            let refused = Some(tenancy.shared_devices).filter(|says| *says == SharedDevices::Refuse);
+            bounds.shared_devices = refused.or(bounds.shared_devices).or(Some(SharedDevices::Allow));
             let (rank, rule) = if !welcome {
                 (Rank::Everything, format!("permits no policy of namespace {}", policy.id.namespace))
             } else if mode == Mode::Off {

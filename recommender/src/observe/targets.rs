@@ -189,8 +189,8 @@ fn learn(book: &mut Book, target: &Target, answer: Result<String, AskError>, now
     let Target { namespace, target_ref } = target;
     match answer {
         Ok(selector) => tracing::info!(namespace, target = %target_ref, selector, "found the target of a policy"),
-        Err(Hold { reason, message }) => {
-            tracing::warn!(namespace, %reason, message, "the target of a policy is not known");
+        Err(Hold { reason, message: why }) => {
+            tracing::warn!(namespace, %reason, why, "the target of a policy is not known");
         }
     }
 }
@@ -218,7 +218,7 @@ async fn kind(
             return Err(AskError::UnknownKind(target.clone()));
         }
         Err(error) if is_missing(&error) => return Err(AskError::UnknownKind(target.clone())),
-        Err(error) => return Err(AskError::Read(target.clone(), error.to_string())),
+        Err(error) => return Err(AskError::Read(target.clone(), words(error))),
     };
     let scales = capabilities.subresources.iter().any(|(resource, _)| resource.plural == "scale");
     let kind = Kind { resource, namespaced: capabilities.scope == Scope::Namespaced, scales };
@@ -256,13 +256,21 @@ async fn selector(client: &Client, target: &Target, kind: &Kind) -> Result<Strin
 async fn answered<T>(target: &TargetRef, call: impl Future<Output = kube::Result<T>>) -> Result<T, AskError> {
     timely(target, call).await?.map_err(|error| match error {
         error if is_missing(&error) => AskError::NotFound(target.clone()),
-        error => AskError::Read(target.clone(), error.to_string()),
+        error => AskError::Read(target.clone(), words(error)),
     })
 }
 
 async fn timely<T>(target: &TargetRef, call: impl Future<Output = T>) -> Result<T, AskError> {
     let late = |_| AskError::Read(target.clone(), format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
     tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(late)
+}
+
+/// What the API server said, without the form that it said it in.
+fn words(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message,
+        error => error.to_string(),
+    }
 }
 
 fn is_missing(error: &kube::Error) -> bool {
