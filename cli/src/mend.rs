@@ -21,6 +21,14 @@ pub const fn mend(reason: Reason) -> Option<&'static str> {
             "see that Prometheus runs, and that --prometheus-url of the recommender is its address"
         }
         Reason::NoMatchingPods => "correct spec.selector, or wait for such a pod to run",
+        Reason::TargetNotFound => "correct spec.targetRef, or create the workload that it names",
+        Reason::TargetWithoutSelector => "write spec.selector in the place of spec.targetRef",
+        Reason::TargetUnknown => {
+            "see that the recommender may get the scale of that kind: its ClusterRole, and the API server's health"
+        }
+        Reason::NotPermitted | Reason::BoundedByDomain => {
+            "ask whoever owns the PowerDomain to widen its spec.tenancy, or ask for less in the policy"
+        }
         Reason::NoMatchingNodes => "correct spec.nodeSelector, or label the nodes",
         Reason::SharedDevice => "select every pod that uses the device, or give these pods devices of their own",
         Reason::InvalidSpec => "correct the field that the message names",

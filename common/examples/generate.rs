@@ -111,7 +111,9 @@ type Inner<'a> = Option<(&'a JSONSchemaProps, &'static str)>;
 
 fn type_of<'a>(name: &str, field: &'a JSONSchemaProps) -> (String, Inner<'a>) {
     match name {
-        "selector" | "nodeSelector" => return ("LabelSelector".to_owned(), None),
+        "selector" | "nodeSelector" | "namespaceSelector" if field.type_.as_deref() == Some("object") => {
+            return ("LabelSelector".to_owned(), None);
+        }
         "conditions" => return ("list of metav1.Condition".to_owned(), None),
         _ => {}
     }

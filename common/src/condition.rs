@@ -53,6 +53,8 @@ pub mod kind {
     pub const BRAKED: &str = "Braked";
     /// The domain's place among the others is clear.
     pub const PLACED: &str = "Placed";
+    /// The domains of its pods' nodes permit what the policy asks for; said only while one does not.
+    pub const PERMITTED: &str = "Permitted";
     /// The node's agent has seen the recommender renew its Lease in time.
     pub const LEASE_CURRENT: &str = "LeaseCurrent";
     /// Something else changes the node's devices.

@@ -1,7 +1,7 @@
 //! A [`PowerDomain`] after validation, and the rule between a grant and an envelope.
 
 use crate::{
-    api::{NodeOverhead, PowerDomain},
+    api::{self, Mode, NodeOverhead, PowerDomain, SharedDevices},
     selector::{Selector, SelectorError},
     units::Watts,
 };
@@ -21,6 +21,35 @@ pub struct Domain {
     pub overhead: NodeOverhead,
     /// What each node falls back to in silence and under the brake.
     pub fallback: Option<Watts>,
+    /// What it permits policies on its nodes; `None`: everything.
+    pub tenancy: Option<Tenancy>,
+}
+
+/// What a domain permits policies on its nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenancy {
+    /// Namespaces whose policies may act; `None`: all.
+    pub namespaces: Option<Selector>,
+    /// The most that they may do.
+    pub max_mode: Mode,
+    /// The highest priority that counts.
+    pub max_priority: u32,
+    /// Whether they may act on a device that others use too.
+    pub shared_devices: SharedDevices,
+}
+
+impl TryFrom<&api::Tenancy> for Tenancy {
+    type Error = DomainError;
+
+    fn try_from(tenancy: &api::Tenancy) -> Result<Self, DomainError> {
+        let namespaces = tenancy.namespace_selector.as_ref().map(Selector::try_from).transpose();
+        Ok(Self {
+            namespaces: namespaces.map_err(DomainError::NamespaceSelector)?,
+            max_mode: tenancy.max_mode,
+            max_priority: tenancy.max_priority,
+            shared_devices: tenancy.shared_devices,
+        })
+    }
 }
 
 impl Domain {
@@ -79,6 +108,9 @@ pub enum DomainError {
     /// A selector that cannot be used.
     #[error("spec.nodeSelector: {0}")]
     Selector(#[from] SelectorError),
+    /// Likewise.
+    #[error("spec.tenancy.namespaceSelector: {0}")]
+    NamespaceSelector(#[source] SelectorError),
 }
 
 impl TryFrom<&PowerDomain> for Domain {
@@ -100,6 +132,7 @@ impl TryFrom<&PowerDomain> for Domain {
             unmanaged: Watts::new(unmanaged),
             overhead: spec.node_overhead,
             fallback: spec.node_defaults.fallback_watts.map(Watts::new),
+            tenancy: spec.tenancy.as_ref().map(Tenancy::try_from).transpose()?,
         })
     }
 }
@@ -132,6 +165,10 @@ mod tests {
             (
                 json!({"powerCapLimitWatts": 5, "nodeSelector": selector, "nodeOverhead": {"percent": 51}}),
                 "write at most 50",
+            ),
+            (
+                json!({"powerCapLimitWatts": 5, "nodeSelector": selector, "tenancy": {"namespaceSelector": {}}}),
+                "spec.tenancy.namespaceSelector: names no label",
             ),
         ] {
             let object: PowerDomain = serde_json::from_value(json!({

@@ -9,6 +9,7 @@
 //! | [`api`] | the custom resources as people write them |
 //! | [`policy`], [`domain`] | the same after validation: what a decision may rely on |
 //! | [`selector`] | which pods or nodes, never everything by mistake |
+//! | [`target`] | whose pods are a workload's, and what to ask for its selector |
 //! | [`reason`] | the one word that says why, in conditions, status, metrics and logs alike |
 //! | [`condition`] | how a condition of a status changes |
 //! | [`telemetry`] | names and labels of the series that others expose and that we expose |
@@ -20,5 +21,6 @@ pub mod domain;
 pub mod policy;
 pub mod reason;
 pub mod selector;
+pub mod target;
 pub mod telemetry;
 pub mod units;

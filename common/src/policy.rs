@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{Mode, Performance, PowerCappingPolicy, PowerScope},
-    selector::{Selector, SelectorError},
+    api::{Mode, Performance, PowerCappingPolicy, PowerScope, TargetRef},
+    selector::{Labels, Selector, SelectorError},
+    target::Controller,
     units::Watts,
 };
 
@@ -20,7 +21,7 @@ pub struct Policy {
     /// What counts against the cap.
     pub scope: PowerScope,
     /// The pods, in the policy's namespace.
-    pub selector: Selector,
+    pub chosen: Chosen,
     /// Capping begins at this power.
     pub capping_threshold: Watts,
     /// Ceilings are raised again below this power; always less than the capping threshold.
@@ -78,6 +79,15 @@ impl ClockFloor {
     }
 }
 
+/// How a policy names its pods.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chosen {
+    /// By their labels.
+    Labels(Selector),
+    /// By the workload that they are of.
+    Target(TargetRef),
+}
+
 /// A policy's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyId {
@@ -91,6 +101,21 @@ impl fmt::Display for PolicyId {
     /// As it stands in `setBy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "powercappingpolicy/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whether a policy is for a pod of its namespace, as far as its spec and what its target last led to tell.
+#[must_use]
+pub fn selects(object: &PowerCappingPolicy, labels: &Labels, controller: Option<&Controller>) -> bool {
+    match (&object.spec.selector, &object.spec.target_ref) {
+        (Some(selector), None) => Selector::try_from(selector).is_ok_and(|selector| selector.matches(labels)),
+        (None, Some(target)) => {
+            let found = object.status.as_ref().and_then(|status| status.target.as_ref());
+            let found = found.filter(|found| found.target_ref == *target);
+            let selector = found.and_then(|found| found.selector.parse::<Selector>().ok());
+            selector.is_some_and(|selector| selector.matches(labels)) && target.owns(controller, labels)
+        }
+        _ => false,
     }
 }
 
@@ -123,6 +148,9 @@ pub enum PolicyError {
     /// An algorithm, or a parameter of it, that there is none of; what the registry of algorithms says.
     #[error("{0}")]
     Algorithm(String),
+    /// Both or neither of the ways to name pods.
+    #[error("write exactly one of spec.selector and spec.targetRef")]
+    Chosen,
     /// A selector that cannot be used.
     #[error("spec.selector: {0}")]
     Selector(#[from] SelectorError),
@@ -140,6 +168,11 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
         if release >= capping || capping > 100 {
             return Err(PolicyError::Thresholds { capping, release });
         }
+        let chosen = match (&spec.selector, &spec.target_ref) {
+            (Some(selector), None) => Chosen::Labels(Selector::try_from(selector)?),
+            (None, Some(target)) => Chosen::Target(target.clone()),
+            _ => return Err(PolicyError::Chosen),
+        };
         let cap = Watts::new(spec.power_cap_limit_watts);
         Ok(Self {
             id: PolicyId {
@@ -148,7 +181,7 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             },
             cap,
             scope: spec.power_scope,
-            selector: Selector::try_from(&spec.selector)?,
+            chosen,
             capping_threshold: cap.percent(capping),
             release_threshold: cap.percent(release),
             mode: spec.mode,
@@ -187,6 +220,12 @@ mod tests {
         for (spec, says) in [
             (json!({"powerCapLimitWatts": 0, "selector": labels}), "powerCapLimitWatts is 0"),
             (json!({"powerCapLimitWatts": 9, "selector": {}}), "spec.selector: names no label"),
+            (json!({"powerCapLimitWatts": 9}), "exactly one of spec.selector and spec.targetRef"),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels,
+                    "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}}),
+                "exactly one of spec.selector and spec.targetRef",
+            ),
             (
                 json!({"powerCapLimitWatts": 9, "selector": labels, "cappingThresholdPercent": 80}),
                 "releaseThresholdPercent (85) must be below spec.cappingThresholdPercent (80)",
@@ -218,6 +257,34 @@ mod tests {
             let floor = policy(&spec).unwrap().clock_floor;
             let said = floor.map(|floor| (floor.percent, floor.field.to_string()));
             assert_eq!(said, says.map(|(percent, field)| (percent, format!("spec.performance.{field}"))));
+        }
+    }
+
+    #[test]
+    fn a_pod_is_a_policys_by_its_labels_or_by_the_workload_that_was_found() {
+        let object = |spec: serde_json::Value, found: &str| -> PowerCappingPolicy {
+            let found = json!({"targetRef": {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": found}, "selector": "app=chat"});
+            serde_json::from_value(json!({
+                "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy",
+                "metadata": {"namespace": "llm", "name": "chat"}, "spec": spec, "status": {"target": found},
+            }))
+            .unwrap()
+        };
+        let by_labels = json!({"powerCapLimitWatts": 9, "selector": {"matchLabels": {"app": "chat"}}});
+        let target = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat"});
+        let by_target = json!({"powerCapLimitWatts": 9, "targetRef": target});
+        let labels = Labels::from([("app".to_owned(), "chat".to_owned())]);
+        let own = Controller { kind: "StatefulSet".into(), name: "chat".into() };
+        for (spec, found, controller, selected) in [
+            (&by_labels, "chat", None, true),
+            (&by_target, "chat", Some(&own), true),
+            (&by_target, "chat", None, false),
+            (&by_target, "an-earlier-one", Some(&own), false),
+            (&json!({"powerCapLimitWatts": 9}), "chat", Some(&own), false),
+        ] {
+            let object = object(spec.clone(), found);
+            assert_eq!(selects(&object, &labels, controller), selected, "{spec} {found}");
+            assert!(!selects(&object, &Labels::new(), controller), "a pod without labels");
         }
     }
 }

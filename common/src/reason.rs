@@ -146,6 +146,22 @@ reasons! {
     JournalUnavailable,
     /// The kubelet does not tell which pods hold which devices.
     TenantsUnknown,
+    /// The workload that targetRef names is being looked up; what stands, stands.
+    TargetPending,
+    /// The workload that targetRef names does not exist; the pods that it selected before stay capped.
+    TargetNotFound,
+    /// The workload that targetRef names tells no selector: its kind has no scale subresource, or an empty one.
+    TargetWithoutSelector,
+    /// The workload that targetRef names cannot be read just now; what stands, stands.
+    TargetUnknown,
+    /// A PowerDomain's tenancy does not permit the policy on the domain's nodes; the policy leaves their devices alone.
+    NotPermitted,
+    /// A PowerDomain's tenancy permits less on the domain's nodes than the policy asks for.
+    BoundedByDomain,
+    /// A pod's devices are held below their highest clock or power limit by a cap.
+    PowerCapped,
+    /// No cap holds the pod's devices back any more.
+    PowerReleased,
 }
 
 impl fmt::Display for Reason {

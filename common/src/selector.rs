@@ -1,6 +1,8 @@
 //! Label selectors, as Kubernetes evaluates them, and never empty: what selects everything by mistake
 //! would cap everything by mistake.
 
+mod text;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -43,6 +45,12 @@ pub enum SelectorError {
         operator: String,
         /// What to write.
         mend: &'static str,
+    },
+    /// A requirement in text form that nobody understands.
+    #[error("requirement {requirement:?} cannot be read; as text a selector looks like app=chat,tier in (gold,iron)")]
+    Text {
+        /// As written.
+        requirement: String,
     },
 }
 

@@ -30,12 +30,12 @@ use tokio::{
 };
 
 use crate::{
-    apply::{Outcome, Writer},
+    apply::{Outcome, Writer, events::Announcer},
     decide::{decide, promise},
     flags::Flags,
     leader::{Candidate, Leadership},
     metrics::Metrics,
-    observation::{Observation, Telemetry},
+    observation::{Observation, Telemetry, Told},
     observe::{
         Observer, SILENT_AFTER,
         names::Names,
@@ -64,7 +64,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let client = client().await?;
     let (metrics, registry) = Metrics::register();
     let health = Health::default();
-    let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
+    let caches =
+        health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes, namespaces and pods");
     let names = names(&flags)?;
     let keep = |folder| Recorder::start(folder, flags.record_limit(), metrics.clone());
     let recorder = flags.record.as_deref().map(keep).transpose()?;
@@ -75,6 +76,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
     let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest, metrics.clone());
     tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
+    let (announcer, announcing) = Announcer::new(client.clone(), &flags.identity, metrics.clone());
+    tasks.spawn(announcing);
     let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
 
     let work = async {
@@ -85,6 +88,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         let cycle = Cycle {
             observer,
             writer: Writer::new(client, metrics.clone()),
+            announcer,
             leadership,
             changed,
             metrics,
@@ -150,12 +154,14 @@ struct Memory {
     sequence: i64,
     uncertain: BTreeMap<String, Watts>,
     steps: BTreeMap<PolicyId, Timestamp>,
+    told: Told,
     failures: u32,
 }
 
 struct Cycle {
     observer: Observer,
     writer: Writer,
+    announcer: Announcer,
     leadership: watch::Receiver<Option<Leadership>>,
     changed: Arc<Notify>,
     metrics: Metrics,
@@ -214,6 +220,8 @@ impl Cycle {
         let started = Instant::now();
         let plan = Arc::new(decide(&observation, now));
         self.metrics.decided(&plan.figures, started.elapsed());
+        self.memory.told.clone_from(&plan.notices.told);
+        self.announcer.tell(plan.notices.clone());
         if let Some(recorder) = &self.recorder {
             recorder.keep(now, observation, Arc::clone(&plan));
         }
@@ -251,6 +259,7 @@ impl Cycle {
         observation.agent_lease_seconds = self.agent_lease_seconds;
         observation.uncertain.clone_from(&self.memory.uncertain);
         observation.steps.clone_from(&self.memory.steps);
+        observation.told.clone_from(&self.memory.told);
     }
 
     fn note(&mut self, outcome: Outcome) {

@@ -41,9 +41,9 @@ struct WriteLabels {
     result: &'static str,
 }
 
-/// Labels of a query.
+/// Labels of a query or an event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueryLabels {
+struct ResultLabels {
     result: &'static str,
 }
 
@@ -69,9 +69,11 @@ pub struct Metrics {
     domain_committed: Family<DomainLabels, FloatGauge>,
     domain_headroom: Family<DomainLabels, FloatGauge>,
     node_grant: Family<NodeLabels, FloatGauge>,
+    node_unattributed: Family<NodeLabels, FloatGauge>,
+    events: Family<ResultLabels, Counter>,
     decision: Arc<Mutex<Option<Histogram>>>,
     writes: Family<WriteLabels, Counter>,
-    queries: Family<QueryLabels, Counter>,
+    queries: Family<ResultLabels, Counter>,
     data_age: Family<SourceLabels, FloatGauge>,
     is_leader: Gauge,
     records: Family<RecordLabels, Counter>,
@@ -94,6 +96,9 @@ impl Metrics {
         let help = "Watts of a domain's cap that are neither unmanaged nor committed";
         registry.register_with_unit("domain_headroom", help, watts(), metrics.domain_headroom.clone());
         registry.register_with_unit("node_grant", "Watts granted to a node", watts(), metrics.node_grant.clone());
+        let help = "Watts of a node that no pod accounts for";
+        registry.register_with_unit("node_unattributed", help, watts(), metrics.node_unattributed.clone());
+        registry.register("recommender_events", "Events on policies and pods", metrics.events.clone());
         let buckets = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
         let decision = Histogram::new(buckets);
         registry.register_with_unit("decision_duration", "Time that a decision took", Unit::Seconds, decision.clone());
@@ -138,6 +143,9 @@ impl Metrics {
         for (node, grant) in &figures.grants {
             self.node_grant.get_or_create(&NodeLabels { node: node.clone() }).set(grant.as_f64());
         }
+        for (node, watts) in &figures.unattributed {
+            self.node_unattributed.get_or_create(&NodeLabels { node: node.clone() }).set(watts.as_f64());
+        }
     }
 
     /// Drops what only a leader knows.
@@ -148,6 +156,7 @@ impl Metrics {
             family.clear();
         }
         self.node_grant.clear();
+        self.node_unattributed.clear();
     }
 
     /// A write ended.
@@ -155,9 +164,14 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { kind, result }).inc();
     }
 
+    /// So many events were written, not written, or not sent since it was too much or too often.
+    pub fn told(&self, result: &'static str, count: u64) {
+        self.events.get_or_create(&ResultLabels { result }).inc_by(count);
+    }
+
     /// A query ended.
     pub fn prometheus_query(&self, result: &'static str) {
-        self.queries.get_or_create(&QueryLabels { result }).inc();
+        self.queries.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// The age of the oldest reading of a source.

@@ -13,10 +13,11 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Taint;
 use powercap_common::{
-    api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain, TargetRef},
     policy::PolicyId,
     reason::Reason,
     selector::Labels,
+    target::Controller,
     units::{Megahertz, Watts},
 };
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,12 @@ pub struct Observation {
     pub nodes: BTreeMap<String, NodeFacts>,
     /// The running pods.
     pub pods: Vec<PodFacts>,
+    /// The labels of each namespace.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// What the policies' targets are known to select, in the text form of selectors, or why that is not
+    /// known; one that is not here is being looked up.
+    #[serde(with = "pairs")]
+    pub targets: BTreeMap<Target, Result<String, Hold>>,
     /// Readings, with their age and source.
     pub telemetry: Telemetry,
     /// The epoch under which this decision's changes are written: our term, and the next count in it.
@@ -45,6 +52,8 @@ pub struct Observation {
     /// When each policy's clock ceiling was last changed: a reading from before says nothing about it.
     #[serde(with = "pairs")]
     pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// What people were told lately by events.
+    pub told: Told,
     /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
     /// ever.
     pub agent_lease_seconds: Option<u32>,
@@ -93,6 +102,35 @@ impl fmt::Display for PodName {
     }
 }
 
+/// A workload that a policy names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// Which one there.
+    pub target_ref: TargetRef,
+}
+
+/// What people were told lately by events: the same is not told again soon, and not too much at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Told {
+    /// When what was told of whom: a policy (`NAMESPACE/NAME`) or a pod of it.
+    #[serde(with = "pairs")]
+    pub at: BTreeMap<(Subject, Reason), Timestamp>,
+    /// When each of the last events was sent, the oldest first.
+    pub sent: Vec<Timestamp>,
+}
+
+/// Whom an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Subject {
+    /// A policy.
+    Policy(PolicyId),
+    /// A pod.
+    Pod(PodName),
+}
+
 /// What matters of a running Pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -109,6 +147,10 @@ pub struct PodFacts {
     pub job: Option<String>,
     /// By its PriorityClass; 0 where it has none.
     pub priority: i32,
+    /// What controls it.
+    pub controller: Option<Controller>,
+    /// Tells it from an earlier one of the same name.
+    pub uid: String,
 }
 
 /// The last readings of every series, kept while they are of any use.

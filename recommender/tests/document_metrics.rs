@@ -21,10 +21,12 @@ fn exposed() -> BTreeMap<String, String> {
         policies: [(policy, (watts, Some(watts)))].into(),
         domains: [("rack".to_owned(), domain)].into(),
         grants: [("n0".to_owned(), watts)].into(),
+        unattributed: [("n0".to_owned(), watts)].into(),
     };
     metrics.decided(&figures, Duration::from_millis(1));
     metrics.wrote("NodeFrequencies", "ok");
     metrics.prometheus_query("ok");
+    metrics.told("written", 1);
     metrics.data_age("dcgm", Some(1.0));
     metrics.leading(true);
     metrics.recorded("written");

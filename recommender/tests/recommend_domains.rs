@@ -179,9 +179,10 @@ fn a_silent_agent_is_named_and_its_node_counts_with_what_it_was_promised() {
 }
 
 #[test]
-fn a_node_made_again_under_its_name_is_a_new_node() {
+fn another_machine_under_a_nodes_name_is_a_new_node() {
     let mut world = rack(10_500, 500);
     world.settle();
+    world.boot("n0");
     let mut object = (*world.observation.frequencies["n0"]).clone();
     object.metadata.owner_references = Some(vec![
         serde_json::from_value(json!({"apiVersion": "v1", "kind": "Node", "name": "n0", "uid": "an earlier one"}))

@@ -6,8 +6,9 @@ use kube::ResourceExt;
 use powercap_common::{
     api::{GpuStatus, Mode, NodeFrequencies, PowerCappingPolicy},
     condition::kind,
+    policy::selects,
     reason::Reason,
-    selector::Selector,
+    target::Controller,
 };
 
 use super::{
@@ -111,20 +112,20 @@ fn asked(pod: &Pod) -> u64 {
 /// What the policies that select the pod say.
 fn policies(pod: &Pod, caps: &Caps) -> Vec<Cause> {
     let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let selects = |policy: &&PowerCappingPolicy| {
-        policy.namespace() == pod.namespace()
-            && Selector::try_from(&policy.spec.selector).is_ok_and(|selector| selector.matches(&labels))
+    let controller = Controller::of(&pod.metadata);
+    let for_pod = |policy: &&PowerCappingPolicy| {
+        policy.namespace() == pod.namespace() && selects(policy, &labels, controller.as_ref())
     };
-    caps.policies.iter().filter(selects).flat_map(policy_causes).collect()
+    caps.policies.iter().filter(for_pod).flat_map(policy_causes).collect()
 }
 
 /// Whether it acts; and while it does, whether it is triggered.
 fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
     let of = policy_set_by(policy);
     let told: &[&str] = if policy.spec.mode == Mode::Enforce {
-        &[kind::READY, kind::CAP_TRIGGERED, kind::DATA_FRESH]
+        &[kind::READY, kind::PERMITTED, kind::CAP_TRIGGERED, kind::DATA_FRESH]
     } else {
-        &[kind::READY]
+        &[kind::READY, kind::PERMITTED]
     };
     let worth_telling = |type_: &str, status: &str| match type_ {
         kind::DATA_FRESH => status != "True",

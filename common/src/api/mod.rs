@@ -17,9 +17,13 @@ pub use node_frequencies::{
     NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
-    Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
+    CappedPod, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus,
+    PowerScope, TargetRef,
 };
-pub use power_domain::{Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus};
+pub use power_domain::{
+    Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus, SharedDevices,
+    Tenancy,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

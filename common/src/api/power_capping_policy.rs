@@ -37,6 +37,8 @@ use super::AlgorithmSpec;
 #[x_kube(validation = Rule::new("self.releaseThresholdPercent < self.cappingThresholdPercent")
     .message("releaseThresholdPercent must be below cappingThresholdPercent, or capping would switch on and off at every reading; write for example 85 and 95")
     .field_path(".releaseThresholdPercent"))]
+#[x_kube(validation = Rule::new("has(self.selector) != has(self.targetRef)")
+    .message("write exactly one of selector and targetRef: the cap is for the pods with these labels, or for those of this workload"))]
 pub struct PowerCappingPolicySpec {
     /// The most power that the selected pods may draw together, in watts (1 to 100,000,000).
     #[schemars(range(min = 1, max = 100_000_000))]
@@ -47,10 +49,17 @@ pub struct PowerCappingPolicySpec {
     #[serde(default)]
     pub power_scope: PowerScope,
 
-    /// The pods of this namespace that the cap is for. Never empty: a cap on everything is a PowerDomain.
+    /// The pods of this namespace that the cap is for, by their labels; either this or `targetRef`. Never
+    /// empty: a cap on everything is a PowerDomain.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
         .message("selector must name at least one label, for example matchLabels: {app: llm}; to cap everything on some nodes write a PowerDomain"))]
-    pub selector: LabelSelector,
+    pub selector: Option<LabelSelector>,
+
+    /// The workload of this namespace that the cap is for: a Deployment, StatefulSet, DaemonSet, Job,
+    /// ReplicaSet, or anything else with a scale subresource that tells its selector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<TargetRef>,
 
     /// Capping begins when power reaches this share of the cap (2 to 100 percent).
     #[serde(default = "default_capping_threshold_percent")]
@@ -106,6 +115,23 @@ fn default_release_threshold_percent() -> u32 {
     85
 }
 
+/// A workload, in the policy's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// Its group and version, `apps/v1`.
+    #[schemars(length(min = 1, max = 317))]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9.-]+/)?v[0-9]+((alpha|beta)[0-9]+)?$')")
+        .message("apiVersion must be a group and a version, for example apps/v1"))]
+    pub api_version: String,
+    /// Its kind, `Deployment`.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// What counts against a policy's cap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PowerScope {
@@ -117,7 +143,7 @@ pub enum PowerScope {
 }
 
 /// Whether a policy acts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
     /// Nothing is measured and nothing is changed.
     Off,
@@ -129,7 +155,7 @@ pub enum Mode {
 }
 
 /// What the recommender knows of the policy's pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerCappingPolicyStatus {
     /// Ready, DataFresh, CapTriggered, WithinCap, Feasible, and Overlapped while a policy that comes first
@@ -156,7 +182,54 @@ pub struct PowerCappingPolicyStatus {
     /// Watts of the cap that are kept for the CPU use of the pods; absent when none are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_reserve_watts: Option<u32>,
+    /// What `targetRef` led to when it was last found. Its pods stay capped while it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<FoundTarget>,
+    /// Of its pods, those whose devices a cap holds back now, be it this policy's or another.
+    #[serde(default)]
+    pub capped_pods: u32,
+    /// Of these pods those that are held back most: at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
+    pub capped: Vec<CappedPod>,
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+/// The workload that `targetRef` led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundTarget {
+    /// The reference, as it was then.
+    pub target_ref: TargetRef,
+    /// Which pods it selects, as text: `app=chat,tier in (gold,iron)`.
+    #[schemars(length(max = 8192))]
+    pub selector: String,
+}
+
+/// A pod of the policy whose devices a cap holds back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CappedPod {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Its GPUs that are held back.
+    pub devices: u32,
+    /// The lowest clock ceiling among them, in megahertz, as their node's agent holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling_megahertz: Option<u32>,
+    /// The lowest power limit in force among them, in watts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_limit_watts: Option<u32>,
+    /// Why the slowest of them is held back, as its node's agent says: one of the documented reasons.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// Whose cap it is: `powerdomain/NAME` or `powercappingpolicy/NAMESPACE/NAME`; absent where that is not
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 384))]
+    pub set_by: Option<String>,
 }

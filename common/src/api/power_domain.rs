@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AlgorithmSpec, NodeOverhead};
+use super::{AlgorithmSpec, Mode, NodeOverhead};
 
 /// A physical power budget at a meter: a rack, a row, a cluster.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,7 @@ use super::{AlgorithmSpec, NodeOverhead};
         .field_path(".spec.parentRef.name"),
     printcolumn(name = "Cap W", type_ = "integer", json_path = ".spec.powerCapLimitWatts"),
     printcolumn(name = "Power W", type_ = "integer", json_path = ".status.currentPowerWatts"),
+    printcolumn(name = "Unattributed W", type_ = "integer", json_path = ".status.unattributedWatts", priority = 1),
     printcolumn(name = "Committed W", type_ = "integer", json_path = ".status.committedWatts"),
     printcolumn(name = "Headroom W", type_ = "integer", json_path = ".status.headroomWatts"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
@@ -74,6 +75,53 @@ pub struct PowerDomainSpec {
     /// How the watts for nodes are shared out to them.
     #[serde(default)]
     pub algorithm: AlgorithmSpec,
+
+    /// Whose policies may cap pods on the domain's nodes, and how far. Absent: everybody's. Where a node
+    /// stands in several domains, what the strictest permits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenancy: Option<Tenancy>,
+}
+
+/// What a domain permits PowerCappingPolicies on its nodes. The domain's own cap holds without them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenancy {
+    /// Namespaces whose policies may act. Absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+        .message("namespaceSelector must name at least one label, for example matchLabels: {team: llm}; to permit every namespace leave it out"))]
+    pub namespace_selector: Option<LabelSelector>,
+
+    /// The most that a policy may do: one that asks for more does this much. `Off` permits no policy at all.
+    #[serde(default = "default_max_mode")]
+    pub max_mode: Mode,
+
+    /// The highest priority that counts: of a higher one so much (0 to 1,000).
+    #[serde(default = "default_max_priority")]
+    #[schemars(range(max = 1000))]
+    pub max_priority: u32,
+
+    /// Whether a policy may act on a device that pods use which it does not select.
+    #[serde(default)]
+    pub shared_devices: SharedDevices,
+}
+
+fn default_max_mode() -> Mode {
+    Mode::Enforce
+}
+
+fn default_max_priority() -> u32 {
+    1000
+}
+
+/// Whether a policy may act on a device that others use too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SharedDevices {
+    /// It leaves such devices alone, and counts its part of their power.
+    #[default]
+    Refuse,
+    /// It holds them like its own and counts all of their power; of several policies the lowest cap holds.
+    Allow,
 }
 
 /// Names another domain.
@@ -130,6 +178,10 @@ pub struct PowerDomainStatus {
     /// known for every node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_power_watts: Option<u32>,
+    /// What of that power no pod accounts for: unmanaged watts, the nodes' overhead, boards that no pod
+    /// holds, and CPU power beyond that of the pods; absent when the power is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unattributed_watts: Option<u32>,
     /// Watts promised to nodes; absent while a node has not acknowledged anything yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub committed_watts: Option<u32>,

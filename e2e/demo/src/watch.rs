@@ -11,8 +11,9 @@ use kube::{
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain, Tenant},
     condition::{self, Truth, kind},
+    policy::selects,
     reason::Reason,
-    selector::Selector,
+    target::Controller,
 };
 use serde_json::json;
 
@@ -88,22 +89,22 @@ impl Snapshot {
     /// The boards, by UUID, that serve a policy's pods: those whose tenants it selects, and those that it holds.
     pub(crate) fn boards_of(&self, policy: &PowerCappingPolicy) -> BTreeSet<String> {
         let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
-        let selector = Selector::try_from(&policy.spec.selector).ok();
-        let selects = |tenant: &Tenant| {
+        let is_chosen = |tenant: &Tenant| {
             let is_tenant = |pod: &&PartialObjectMeta<Pod>| {
                 pod.name_any() == tenant.name && pod.namespace().as_ref() == Some(&tenant.namespace)
             };
             tenant.namespace == namespace
-                && selector
-                    .as_ref()
-                    .zip(self.pods.iter().find(is_tenant))
-                    .is_some_and(|(selector, pod)| selector.matches(pod.labels()))
+                && self
+                    .pods
+                    .iter()
+                    .find(is_tenant)
+                    .is_some_and(|pod| selects(policy, pod.labels(), Controller::of(&pod.metadata).as_ref()))
         };
         let set_by = format!("powercappingpolicy/{namespace}/{name}");
         let boards = |node: &NodeFrequencies| {
             let held = node.spec.gpu_frequencies.iter().filter(|gpu| gpu.set_by == set_by).map(|gpu| gpu.uuid.clone());
             let gpus = node.status.iter().flat_map(|status| &status.gpus);
-            let selected = gpus.filter(|gpu| gpu.tenants.iter().flatten().any(selects)).map(|gpu| gpu.uuid.clone());
+            let selected = gpus.filter(|gpu| gpu.tenants.iter().flatten().any(is_chosen)).map(|gpu| gpu.uuid.clone());
             held.chain(selected).collect::<Vec<_>>()
         };
         self.nodes.iter().flat_map(boards).collect()

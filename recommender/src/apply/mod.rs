@@ -4,6 +4,8 @@
 //! it may still arrive. Fields that somebody else owns are not taken away: the conflict is logged and
 //! counted.
 
+pub mod events;
+
 use std::{fmt::Debug, time::Duration};
 
 use futures::{FutureExt, StreamExt, TryFutureExt, future::Either, stream};

@@ -27,8 +27,8 @@ pub fn of_nodes(policies: &[PolicyView<'_>], readings: &Readings<'_>, alike: boo
             claim.power = power;
         }
         for view in policies.iter().filter(|view| view.enforces()) {
-            let priority = i64::from(view.object.spec.priority);
             for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
+                let priority = i64::from(view.permission.priority_on(at, view.object.spec.priority));
                 claims[at].priority = claims[at].priority.max(priority);
             }
         }

@@ -125,12 +125,13 @@ pub struct DomainReport {
     pub power: Option<Watts>,
 }
 
-/// The status, given what each of its nodes is committed for after this decision's writes. `names` are the
-/// domains'; `refused` is why its algorithm was not followed.
+/// The status, given what each of its nodes is committed for after this decision's writes, and what of its
+/// power no pod accounts for. `names` are the domains'; `refused` is why its algorithm was not followed.
 pub fn report(
     view: &DomainView,
     names: &[&str],
     committed: &[Option<Watts>],
+    unattributed: &[Option<Watts>],
     refused: Option<&Hold>,
     readings: &Readings<'_>,
 ) -> DomainReport {
@@ -164,6 +165,9 @@ pub fn report(
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
     let power = measured(view, domain, readings);
+    let of_nodes: Option<Watts> = view.members.iter().map(|&at| unattributed[at]).sum();
+    let nobodys = of_nodes.filter(|_| power.is_ok()).map(|watts| domain.unmanaged + view.unmanaged_within + watts);
+    status.unattributed_watts = nobodys.map(|watts| steady(status.unattributed_watts, watts, &Bounds { edges: &[] }));
     match &power {
         Ok(Measured { power, apart, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };

@@ -102,8 +102,16 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Whether an object is about this node, and not about an earlier one of the same name.
+/// Whether an object is about this node, and not about an earlier one of the same name. Where only the Node
+/// was deleted and made again, the machine runs on as it was told: its agent speaks of the same boot.
 fn is_about(object: &NodeFrequencies, facts: &NodeFacts) -> bool {
+    let told = object.status.as_ref().and_then(|status| status.boot_id.as_deref());
+    let same_boot = told.is_some_and(|told| !told.is_empty() && told == facts.boot_id);
+    same_boot || is_owned(object, facts)
+}
+
+/// Whether an object goes when this node goes, and not with an earlier one of the same name.
+pub fn is_owned(object: &NodeFrequencies, facts: &NodeFacts) -> bool {
     let mut owners = object.metadata.owner_references.iter().flatten().filter(|owner| owner.kind == "Node").peekable();
     owners.peek().is_none() || owners.any(|owner| owner.uid == facts.uid)
 }

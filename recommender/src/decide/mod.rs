@@ -13,11 +13,14 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+mod attribution;
 pub mod boot_taint;
 mod brake;
+mod capped;
 mod ceiling;
 mod claims;
 mod domain;
+pub mod events;
 mod fleet;
 pub mod grants;
 mod groups;
@@ -29,8 +32,10 @@ mod policy;
 pub mod promise;
 mod readings;
 mod report;
+mod selection;
 mod share;
 mod steady;
+mod tenancy;
 mod throttle;
 mod tree;
 
@@ -48,6 +53,7 @@ pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized,
     domain::DomainView,
+    events::Notices,
     fleet::Fleet,
     groups::Groups,
     labelled::Labelled,
@@ -55,6 +61,7 @@ use self::{
     overlap::Taken,
     policy::{PolicyView, Verdict},
     readings::Readings,
+    tenancy::Rules,
     tree::Wishes,
 };
 use crate::observation::{Observation, pairs};
@@ -73,6 +80,8 @@ pub struct Plan {
     /// When each policy's ceiling was last changed: goes into the next observation.
     #[serde(serialize_with = "pairs::serialize")]
     pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// What people are told by events.
+    pub notices: Notices,
     /// Numbers for metrics.
     pub figures: Figures,
 }
@@ -87,6 +96,8 @@ pub struct Figures {
     pub domains: BTreeMap<String, DomainFigures>,
     /// Each node's grant.
     pub grants: BTreeMap<String, Watts>,
+    /// What of each node's power no pod accounts for.
+    pub unattributed: BTreeMap<String, Watts>,
 }
 
 /// Numbers of one domain.
@@ -119,10 +130,10 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
     let groups = Groups::of(&fleet, observation);
-    let views = views(&readings);
+    let views = views(&domains, &readings);
     let wishes = wishes(&domains, &views, &readings);
     let policies = judge(views, &groups, &readings);
-    report_policies(&policies, now, &mut plan);
+    report_policies(&policies, &domains, &readings, &mut plan);
     let grants = grants(&domains, &wishes, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, groups: &groups, policies: &policies };
     plan.nodes = node::writes(&decided, &readings);
@@ -141,7 +152,7 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 }
 
 /// Every policy that has a name, in their order.
-fn views<'a>(readings: &Readings<'a>) -> Vec<PolicyView<'a>> {
+fn views<'a>(domains: &[DomainView], readings: &Readings<'a>) -> Vec<PolicyView<'a>> {
     let &Readings { fleet, observation, .. } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<_>>::new();
     for pod in &observation.pods {
@@ -150,10 +161,11 @@ fn views<'a>(readings: &Readings<'a>) -> Vec<PolicyView<'a>> {
     let mut pods_in: BTreeMap<_, _> = pods_in.into_iter().map(|(name, pods)| (name, Labelled::of(pods))).collect();
     let mut objects: Vec<_> = observation.policies.iter().collect();
     objects.sort_by_key(|object| (&object.metadata.namespace, &object.metadata.name));
+    let rules = Rules::of(domains, fleet);
     let view = |object: &Arc<PowerCappingPolicy>| {
         let namespace = object.metadata.namespace.as_ref().filter(|_| object.metadata.name.is_some())?;
         let pods = pods_in.get_mut(namespace.as_str());
-        Some(PolicyView::of(object, pods, fleet, observation))
+        Some(PolicyView::of(object, pods, &rules, fleet, observation))
     };
     objects.into_iter().filter_map(view).collect()
 }
@@ -166,7 +178,8 @@ fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups<'_>, readings: &Reading
     let mut verdicts: Vec<_> = views.iter().map(|_| None).collect();
     for at in overlap::precedence(&views) {
         let view = &views[at];
-        let Some(policy) = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off) else { continue };
+        let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off && view.hold().is_none());
+        let Some(policy) = active else { continue };
         let verdict = policy::judge(view, policy, &taken, groups, readings);
         taken.note(at, view, &verdict);
         verdicts[at] = Some(verdict);
@@ -175,12 +188,14 @@ fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups<'_>, readings: &Reading
 }
 
 /// Puts the changed statuses of policies into the plan, and their figures.
-fn report_policies(judged: &Judged<'_>, now: Timestamp, plan: &mut Plan) {
+fn report_policies(judged: &Judged<'_>, domains: &[DomainView], readings: &Readings<'_>, plan: &mut Plan) {
+    let &Readings { fleet, observation, now, .. } = readings;
+    let mut news = Vec::new();
     for (view, verdict) in judged {
         let object = &view.object;
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { continue };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
-        let status = match view.policy.as_ref().ok().zip(verdict.as_ref()) {
+        let mut status = match view.policy.as_ref().ok().zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
                 let figures = (policy.cap, verdict.power.as_ref().ok().copied());
                 plan.figures.policies.insert(id.clone(), figures);
@@ -189,10 +204,14 @@ fn report_policies(judged: &Judged<'_>, now: Timestamp, plan: &mut Plan) {
             }
             None => report::unjudged(view, now),
         };
+        let capped = capped::of(view, &status.capped, domains, fleet);
+        (status.capped_pods, status.capped) = (report::count(capped.pods.len()), capped.rows.clone());
+        news.extend(events::news(view, &id, object.status.as_ref(), &status, &capped));
         if object.status.as_ref() != Some(&status) {
             plan.policies.push((id, status));
         }
     }
+    plan.notices = events::tell(news, &observation.told, now);
 }
 
 /// What the algorithms of the domains wish for each node.
@@ -220,10 +239,14 @@ fn report_domains(
     let committed: Vec<_> = nodes().map(|(node, grant)| grant.and_then(|grant| node.holding.after(grant))).collect();
     plan.figures.grants =
         nodes().filter_map(|(node, grant)| grant.map(|grant| (node.name.to_owned(), grant))).collect();
+    let unattributed = attribution::unattributed(readings);
+    let known =
+        fleet.nodes.iter().zip(&unattributed).filter_map(|(node, watts)| Some((node.name.to_owned(), (*watts)?)));
+    plan.figures.unattributed = known.collect();
     let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
     for (at, view) in domains.iter().enumerate() {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, &names, &committed, wishes.refused.get(&at), readings);
+        let report = domain::report(view, &names, &committed, &unattributed, wishes.refused.get(&at), readings);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));

@@ -14,14 +14,14 @@ use serde::Serialize;
 
 use super::{
     domain::DomainView,
-    fleet::Fleet,
+    fleet::{Fleet, is_owned},
     grants::Holding,
     groups::Groups,
     policy::{PolicyView, Verdict},
     promise,
     readings::Readings,
 };
-use crate::observation::Observation;
+use crate::observation::{Observation, PodName};
 
 /// CPUs are slowed no further than this share of their highest clock: devices starve without them.
 const CPU_FLOOR: f64 = 0.6;
@@ -108,7 +108,9 @@ fn change(
     if let Some(existing) = existing {
         (spec.epoch, spec.committed_watts) = (existing.epoch, existing.committed_watts);
     }
-    let changed = existing.is_none_or(|existing| spec != *existing);
+    // An object of an earlier Node of this name would be deleted with it, and the node's commitment forgotten.
+    let adopted = node.frequencies.is_some_and(|object| !is_owned(object, node.facts));
+    let changed = adopted || existing.is_none_or(|existing| spec != *existing);
     // A node that nothing caps has no part in the protocol: its release is written once.
     let holding = Holding { in_term: node.holding.in_term || !capped, ..node.holding };
     let (standing, grant) = (existing.map(|spec| spec.epoch), spec.power_limit_watts.map(Watts::new));
@@ -205,7 +207,7 @@ fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<
                 max_graphics_megahertz: verdict.ceilings.of(uuid).map(|ceiling| ceiling.get()),
                 // The bounds of the field: one value outside them and the API server refuses the whole object.
                 power_limit_watts: Some(limit.floor().clamp(1, 100_000)),
-                shed_order: view.policy.as_ref().map_or(0, |policy| policy.priority),
+                shed_order: view.policy.as_ref().map_or(0, |policy| view.permission.priority_on(at, policy.priority)),
                 group: decided.groups.name(uuid).map(str::to_owned),
                 reason: Reason::PolicyCap.to_string(),
                 set_by: view.set_by(),
@@ -222,15 +224,27 @@ pub fn stands(view: &PolicyView<'_>, uuid: &str, at: usize, readings: &Readings<
     if view.policy.is_err() {
         return true;
     }
-    let asked_for = view.devices.contains_key(uuid) || view.shared.contains_key(uuid);
+    if view.is_unresolved() {
+        return !is_foreign(view, uuid, readings);
+    }
+    let uuids = [view.devices.contains_key(uuid), view.shared.contains_key(uuid), view.barred.contains_key(uuid)];
+    let asked_for = uuids.contains(&true);
     let on_node = || view.pods.values().any(|pod| fleet.node(&pod.node) == Some(at));
-    if asked_for || !view.enforces() || !on_node() {
+    if asked_for || !view.enforces() || !on_node() || !view.permission.acts_on(Some(at)) {
         return false;
     }
     // The policy still has pods on this node, and nobody says whose the device is: labels get lost.
     let reading = observation.telemetry.gpus.get(uuid);
     let others = reading.is_some_and(|reading| !fleet.running_tenants(reading).is_empty());
     !(others && readings.of_board(uuid).is_ok())
+}
+
+/// Whether pods are known to use a device, of which none can be the policy's: they are of other namespaces.
+fn is_foreign(view: &PolicyView<'_>, uuid: &str, readings: &Readings<'_>) -> bool {
+    let Some(reading) = readings.observation.telemetry.gpus.get(uuid) else { return false };
+    let tenants = readings.fleet.running_tenants(reading);
+    let may_be_ours = |pod: &&PodName| Some(&pod.namespace) == view.object.metadata.namespace.as_ref();
+    !tenants.is_empty() && !tenants.iter().any(may_be_ours)
 }
 
 /// Of two ceilings of one device the lower in each respect; the lower clock names who is to be asked.

@@ -47,10 +47,10 @@ impl<'a> Taken<'a> {
 pub fn precedence(views: &[PolicyView<'_>]) -> Vec<usize> {
     let mut order: Vec<_> = (0..views.len()).collect();
     order.sort_by_key(|&at| {
-        let object = &views[at].object;
+        let PolicyView { object, permission, .. } = &views[at];
         let born = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
         // One without a time of creation is not stored yet: the youngest.
-        (Reverse(object.spec.priority), born.is_none(), born)
+        (Reverse(permission.priority(object.spec.priority)), born.is_none(), born)
     });
     order
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use powercap_common::{
-    api::{GpuCeiling, Mode, PowerCappingPolicy, PowerScope},
+    api::{FoundTarget, GpuCeiling, Mode, PowerCappingPolicy, PowerScope},
     condition::{self, Truth, kind},
     policy::{Policy, PolicyError},
     reason::Reason,
@@ -26,7 +26,9 @@ use super::{
     overlap::{First, Taken},
     performance,
     readings::Readings,
+    selection::Selection,
     share,
+    tenancy::{Permission, Rules},
     throttle::{self, Ceilings, UNKNOWN_IDLE},
 };
 use crate::{
@@ -52,6 +54,14 @@ pub struct PolicyView<'a> {
     pub devices: BTreeMap<&'a str, &'a GpuReading>,
     /// Devices that it shares with pods that it does not select, and its part of them.
     pub shared: BTreeMap<&'a str, (&'a GpuReading, f64)>,
+    /// Its own devices on nodes whose domains let it do less than elsewhere.
+    pub barred: BTreeMap<&'a str, &'a GpuReading>,
+    /// What its target led to.
+    pub target: Option<FoundTarget>,
+    /// Why its target is not known now.
+    pub trouble: Option<Hold>,
+    /// What the domains of its pods' nodes permit.
+    pub permission: Permission,
 }
 
 /// What a policy asks for, and what it found.
@@ -100,31 +110,66 @@ impl<'a> PolicyView<'a> {
     pub fn of(
         object: &Arc<PowerCappingPolicy>,
         pods_in: Option<&mut Labelled<'a, &'a PodFacts>>,
+        rules: &Rules<'_>,
         fleet: &Fleet<'a>,
         observation: &'a Observation,
     ) -> Self {
-        let (policy, algorithm) = understood(object);
+        let (mut policy, algorithm) = understood(object);
         let active = policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
-        let selected = active.zip(pods_in).map(|(policy, pods)| pods.selected(&policy.selector));
-        let pods: BTreeMap<_, _> = selected.into_iter().flatten().map(|pod| (&pod.name, pod)).collect();
-        let (mut devices, mut shared) = (BTreeMap::new(), BTreeMap::new());
+        let selection = active.map(|policy| Selection::of(policy, object, pods_in, observation)).unwrap_or_default();
+        let Selection { mut pods, target, trouble } = selection;
+        let chosen = pods.values().copied();
+        let permission = active.map(|policy| Permission::of(policy, chosen, rules, fleet, observation));
+        let permission = permission.unwrap_or_default();
+        if let Ok(policy) = &mut policy {
+            policy.mode = policy.mode.min(permission.mode);
+            if policy.mode == Mode::Off {
+                pods.clear();
+            }
+        }
+        let (mut devices, mut shared, mut barred) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for uuid in pods.keys().filter_map(|pod| fleet.devices_of.get(pod)).flatten() {
             let Some(reading) = observation.telemetry.gpus.get(*uuid) else { continue };
             let tenants = fleet.running_tenants(reading);
             let ours = tenants.iter().filter(|tenant| pods.contains_key(*tenant)).count();
-            if ours == tenants.len() {
-                devices.insert(*uuid, reading);
-            } else {
+            let node = fleet.node_of_gpu(uuid, Some(reading));
+            if ours < tenants.len() && !permission.shares_on(node) {
                 #[expect(clippy::cast_precision_loss, reason = "a device has few tenants")]
                 shared.insert(*uuid, (reading, ours as f64 / tenants.len() as f64));
+            } else if permission.acts_on(node) {
+                devices.insert(*uuid, reading);
+            } else {
+                barred.insert(*uuid, reading);
             }
         }
-        Self { object: Arc::clone(object), policy, algorithm, pods, devices, shared }
+        Self {
+            object: Arc::clone(object),
+            policy,
+            algorithm,
+            pods,
+            devices,
+            shared,
+            barred,
+            target,
+            trouble,
+            permission,
+        }
     }
 
     /// Whether it writes ceilings.
     pub fn enforces(&self) -> bool {
         self.policy.as_ref().is_ok_and(|policy| policy.mode == Mode::Enforce)
+    }
+
+    /// Why it is neither judged nor carried out although it is understood and not switched off.
+    pub fn hold(&self) -> Option<&Hold> {
+        let unknown = self.trouble.as_ref().filter(|_| self.is_unresolved());
+        unknown.or(self.permission.bound.as_ref().filter(|_| self.permission.mode == Mode::Off))
+    }
+
+    /// Whether nobody knows which pods it is for.
+    pub fn is_unresolved(&self) -> bool {
+        self.trouble.is_some() && self.target.is_none()
     }
 
     /// As it stands in `setBy`, even when the spec cannot be understood.
@@ -303,7 +348,9 @@ fn device_power(
     readings: &Readings<'_>,
 ) -> Result<Watts, Hold> {
     let problem = readings.observation.telemetry.gpu_problem.as_ref();
-    if let Some(problem) = problem.filter(|_| !view.pods.is_empty() && view.devices.is_empty()) {
+    if let Some(problem) =
+        problem.filter(|_| !view.pods.is_empty() && view.devices.is_empty() && view.barred.is_empty())
+    {
         return Err(problem.clone());
     }
     let nothing = |what: String| problem.cloned().unwrap_or_else(|| Hold::new(Reason::NoData, what));
@@ -317,10 +364,11 @@ fn device_power(
     view.devices.keys().map(|uuid| Ok(readings.of_board(uuid)?.power.value)).sum()
 }
 
-/// The policy's part of the power of devices that it shares.
+/// The policy's part of the power of devices that it shares, and all of that of devices on which it may not act.
 fn shared_power(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<Watts, Hold> {
     let part = |(uuid, (_, part)): (&&str, &(_, f64))| Ok(readings.of_board(uuid)?.power.value.scaled(*part));
-    view.shared.iter().map(part).sum()
+    let barred = view.barred.keys().map(|uuid| Ok(readings.of_board(uuid)?.power.value));
+    view.shared.iter().map(part).chain(barred).sum()
 }
 
 /// Devices that the policy has put a ceiling on and of which nobody tells any more whose they are. The pods
@@ -356,7 +404,7 @@ fn kept(ceiling: &GpuCeiling, fleet: &Fleet<'_>) -> Watts {
 /// Devices of which two sources tell different power.
 fn apart<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(String, &'a Apart)> {
     let of = |uuid: &&str| Some(((*uuid).to_owned(), readings.of_board(uuid).ok()?.apart?));
-    view.devices.keys().chain(view.shared.keys()).filter_map(of).collect()
+    view.devices.keys().chain(view.shared.keys()).chain(view.barred.keys()).filter_map(of).collect()
 }
 
 /// Whether every device's clock is known.

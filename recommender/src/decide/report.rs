@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_common::{
     api::{Mode, PowerCappingPolicyStatus},
     condition::{self, Truth, kind},
-    policy::Policy,
+    policy::{Chosen, Policy},
     reason::Reason,
     units::Watts,
 };
@@ -24,9 +24,9 @@ pub fn judged(
     verdict: &Verdict<'_>,
     now: Timestamp,
 ) -> PowerCappingPolicyStatus {
-    let mut status = beginning(view);
+    let mut status = beginning(view, now);
     let mut say = teller(view, now);
-    let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len());
+    let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len() + view.barred.len());
     (status.matched_pods, status.matched_devices) = (count(pods), count(devices));
     status.recommended_max_megahertz = verdict.ceilings.lowest.map(|ceiling| ceiling.get());
     status.recommended_device_watts = lowest_limit(view, verdict);
@@ -156,14 +156,21 @@ fn overlap(all: &[(PolicyView<'_>, Option<Verdict<'_>>)], verdict: &Verdict<'_>)
 
 /// The status of a policy that is off, or that nobody understands.
 pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStatus {
-    let mut status = beginning(view);
+    let mut status = beginning(view, now);
     let mut say = teller(view, now);
-    let (reason, message) = match &view.policy {
-        Err(error) => (Reason::InvalidSpec, format!("{error}. Until then its ceilings stay as they are")),
-        Ok(_) => (Reason::SwitchedOff, "spec.mode is Off: nothing is measured and nothing is changed".to_owned()),
+    let (reason, message) = match (&view.policy, view.hold()) {
+        (Err(error), _) => (Reason::InvalidSpec, format!("{error}. Until then its ceilings stay as they are")),
+        (Ok(_), Some(hold)) if hold.reason == Reason::NotPermitted => (
+            hold.reason,
+            format!("{}; it is as if it were switched off, while the domain's own cap holds", hold.message),
+        ),
+        (Ok(_), Some(hold)) => (hold.reason, format!("{}; its ceilings stay as they are", hold.message)),
+        (Ok(_), None) => {
+            (Reason::SwitchedOff, "spec.mode is Off: nothing is measured and nothing is changed".to_owned())
+        }
     };
     (status.matched_pods, status.matched_devices, status.current_power_watts) = (0, 0, None);
-    if reason == Reason::SwitchedOff {
+    if matches!(reason, Reason::SwitchedOff | Reason::NotPermitted) {
         (status.recommended_max_megahertz, status.recommended_device_watts) = (None, None);
         status.host_reserve_watts = None;
         status.conditions.retain(|condition| condition.type_ != kind::OVERLAPPED);
@@ -177,8 +184,16 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
 
 fn readiness(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict<'_>) -> (Truth, Reason, String) {
     let pods = view.pods.len();
+    if let Some(trouble) = &view.trouble {
+        let message = format!("{}; the pods ({pods}) that it last selected stay capped", trouble.message);
+        return (Truth::False, trouble.reason, message);
+    }
     if pods == 0 {
-        let message = format!("spec.selector matches no running pod in namespace {}", policy.id.namespace);
+        let namespace = &policy.id.namespace;
+        let message = match &policy.chosen {
+            Chosen::Labels(_) => format!("spec.selector matches no running pod in namespace {namespace}"),
+            Chosen::Target(target) => format!("{target} has no running pod in namespace {namespace}"),
+        };
         return (Truth::False, Reason::NoMatchingPods, message);
     }
     if let Some((uuid, (reading, _))) = view.shared.first_key_value() {
@@ -193,6 +208,10 @@ fn readiness(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict<'_>) -> (
     if let Some(hold) = &verdict.refused {
         return (Truth::False, hold.reason, hold.message.clone());
     }
+    // A domain may permit less than the spec asks for.
+    if let Some(bound) = view.permission.bound.as_ref().filter(|_| policy.mode < view.object.spec.mode) {
+        return (Truth::True, bound.reason, format!("{}; recommending only", bound.message));
+    }
     match policy.mode {
         Mode::Enforce => {
             (Truth::True, Reason::Enforcing, format!("pods ({pods}) are kept within {} W", policy.cap.floor()))
@@ -201,9 +220,20 @@ fn readiness(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict<'_>) -> (
     }
 }
 
-fn beginning(view: &PolicyView<'_>) -> PowerCappingPolicyStatus {
+/// What is said of every policy.
+fn beginning(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStatus {
     let mut status = view.object.status.clone().unwrap_or_default();
     status.observed_generation = view.object.metadata.generation;
+    if view.target.is_some() {
+        status.target.clone_from(&view.target);
+    }
+    status.target = status.target.filter(|found| view.object.spec.target_ref.as_ref() == Some(&found.target_ref));
+    match &view.permission.bound {
+        Some(bound) => {
+            teller(view, now)(&mut status, kind::PERMITTED, Truth::False, bound.reason, bound.message.clone());
+        }
+        None => status.conditions.retain(|condition| condition.type_ != kind::PERMITTED),
+    }
     status
 }
 
@@ -218,6 +248,7 @@ fn teller(
     }
 }
 
-fn count(things: usize) -> u32 {
+/// A number of things as a status tells it.
+pub fn count(things: usize) -> u32 {
     u32::try_from(things).unwrap_or(u32::MAX)
 }

@@ -10,6 +10,7 @@ pub mod kepler;
 pub mod names;
 pub mod prometheus;
 pub mod resources;
+pub mod targets;
 pub mod telemetry;
 pub mod tenants;
 pub mod workloads;
@@ -18,9 +19,10 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duratio
 
 use futures::{Stream, StreamExt};
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         reflector::{self, Store},
@@ -34,8 +36,9 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use self::{
     resources::{Written, asks_for_decision, labels_or_boot, spec_or_labels},
+    targets::LatestTargets,
     telemetry::LatestTelemetry,
-    workloads::{RUNNING, node_facts, pod_facts, slim_metadata, slim_node, slim_pod},
+    workloads::{RUNNING, namespace_labels, node_facts, pod_facts, slim_metadata, slim_node, slim_pod},
 };
 use crate::observation::Observation;
 
@@ -73,6 +76,8 @@ pub struct Observer {
     frequencies: Store<NodeFrequencies>,
     nodes: Store<Node>,
     pods: Store<Pod>,
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    targets: LatestTargets,
     telemetry: LatestTelemetry,
     collection_interval: SignedDuration,
     /// Answers to our writes of policies' status.
@@ -93,12 +98,17 @@ impl Observer {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let config = || watcher::Config::default().timeout(WATCH_SECONDS);
+        let policies = reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks);
+        let targets = LatestTargets::default();
+        tasks.spawn(targets::follow(client.clone(), policies.clone(), targets.clone(), Arc::clone(changed)));
         Self {
-            policies: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
+            policies,
             domains: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
             frequencies: reflect(Api::all(client.clone()), config(), slim_metadata, asks_for_decision, changed, tasks),
             nodes: reflect(Api::all(client.clone()), config(), slim_node, labels_or_boot, changed, tasks),
             pods: reflect(Api::all(client.clone()), config().fields(RUNNING), slim_pod, spec_or_labels, changed, tasks),
+            namespaces: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
+            targets,
             telemetry,
             collection_interval,
             written_policies: Written::default(),
@@ -113,6 +123,7 @@ impl Observer {
         self.domains.wait_until_ready().await?;
         self.frequencies.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await?;
         self.pods.wait_until_ready().await
     }
 
@@ -125,6 +136,8 @@ impl Observer {
             frequencies: frequencies.into_iter().map(|object| (object.name_any(), object)).collect(),
             nodes: self.nodes.state().iter().map(|node| node_facts(node)).collect(),
             pods: self.pods.state().iter().filter_map(|pod| pod_facts(pod)).collect(),
+            namespaces: self.namespaces.state().iter().map(|namespace| namespace_labels(namespace)).collect(),
+            targets: self.targets.get(),
             telemetry: self.telemetry.get(),
             collection_interval: self.collection_interval,
             ..Observation::default()

@@ -1,8 +1,10 @@
 //! Pods and nodes: only what a decision needs of them is kept.
 
-use k8s_openapi::api::core::v1::{Container, Node, NodeSpec, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus};
-use kube::{Resource, ResourceExt};
-use powercap_common::selector::Labels;
+use k8s_openapi::api::core::v1::{
+    Container, Namespace, Node, NodeSpec, NodeStatus, NodeSystemInfo, Pod, PodSpec, PodStatus,
+};
+use kube::{Resource, ResourceExt, core::PartialObjectMeta};
+use powercap_common::{selector::Labels, target::Controller};
 
 use crate::observation::{BOOT_TAINT, BootTaint, NodeFacts, PodFacts, PodName};
 
@@ -47,6 +49,8 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         gpus: pod.spec.iter().flat_map(|spec| &spec.containers).map(container_gpus).sum(),
         job: job(pod),
         priority: pod.spec.as_ref()?.priority.unwrap_or_default(),
+        controller: Controller::of(&pod.metadata),
+        uid: pod.uid().unwrap_or_default(),
     })
 }
 
@@ -65,7 +69,7 @@ fn job(pod: &Pod) -> Option<String> {
         let replica = pod.labels().get(REPLICA).map(|replica| format!("/{replica}")).unwrap_or_default();
         return Some(format!("{kind}/{name}{replica}"));
     }
-    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    let controller = Controller::of(&pod.metadata)?;
     JOBS.contains(&controller.kind.as_str()).then(|| format!("{}/{}", controller.kind, controller.name))
 }
 
@@ -87,6 +91,12 @@ pub fn node_facts(node: &Node) -> (String, NodeFacts) {
         boot_taint: boot_taint(node),
     };
     (node.name_any(), facts)
+}
+
+/// A namespace's name and labels.
+#[must_use]
+pub fn namespace_labels(namespace: &PartialObjectMeta<Namespace>) -> (String, Labels) {
+    (namespace.name_any(), labels(namespace))
 }
 
 /// What the node's kubelet says of its last boot.

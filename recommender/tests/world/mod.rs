@@ -159,6 +159,7 @@ impl World {
             self.observation.epoch.sequence += 1;
         }
         self.observation.steps = plan.steps.clone();
+        self.observation.told = plan.notices.told.clone();
         for (id, status) in &plan.policies {
             let named = |object: &&mut Arc<PowerCappingPolicy>| object.metadata.name.as_ref() == Some(&id.name);
             let object = self.observation.policies.iter_mut().find(named).unwrap();
