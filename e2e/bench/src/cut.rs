@@ -109,7 +109,7 @@ impl Rack {
     async fn cap(&self, grant: u32) -> Result<()> {
         let domains: Api<PowerDomain> = Api::all(self.client.clone());
         let domain = json!({
-            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerDomain",
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerDomain", "metadata": {"name": NAME},
             "spec": {"powerCapLimitWatts": grant * NODES, "nodeSelector": {"matchLabels": {"rack": NAME}}},
         });
         let params = PatchParams::apply("bench").force();

@@ -44,6 +44,12 @@ impl Recommender {
             .args(arguments)
             .env_clear()
             .env("KUBECONFIG", &kubeconfig)
+            // As it is deployed.
+            .envs([
+                ("MALLOC_ARENA_MAX", "1"),
+                ("MALLOC_TRIM_THRESHOLD_", "131072"),
+                ("MALLOC_MMAP_THRESHOLD_", "131072"),
+            ])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
