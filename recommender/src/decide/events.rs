@@ -2,7 +2,7 @@
 //! or does so no more.
 //!
 //! Must hold: what is told is a change of a status, so that a new leader tells nothing again; the same of the
-//! same subject is told once in ten minutes, and all together no more than [`MOST_EVENTS`] within five,
+//! same subject is told once in ten minutes, and all together no more than `MOST_EVENTS` within five,
 //! policies first; of many pods that are capped at once a few are told themselves, and of the rest their
 //! number on the policy.
 

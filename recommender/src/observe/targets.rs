@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Must hold: decisions wait for none of it; whatever people write into policies, the API server is asked no
-//! more than [`A_ROUND`] times in each [`ROUND`]; what fails is asked for ever less often.
+//! more than `A_ROUND` times in each `ROUND`; what fails is asked for ever less often.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
