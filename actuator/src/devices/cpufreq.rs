@@ -99,6 +99,8 @@ fn write_kilohertz(path: &Path, clock: Megahertz, action: &'static str) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use powercap_simulated_hardware::{HostSpec, TreeFault, cpufreq::CpufreqTree, tree_fault::spoil};
+
     use super::*;
 
     fn tree(policies: &[(&str, &[(&str, &str)])]) -> tempfile::TempDir {
@@ -156,6 +158,16 @@ mod tests {
             policy.write_ceiling(Megahertz::new(asked)).unwrap();
             assert_eq!(policy.read_ceiling().unwrap(), Megahertz::new(written), "{asked}");
         }
+    }
+
+    #[test]
+    fn a_control_that_the_kernel_locks_is_denied_to_root_too() {
+        let root = tempfile::tempdir().unwrap();
+        let _tree = CpufreqTree::create(root.path(), &HostSpec::default()).unwrap();
+        let policy = CpufreqPolicy::all(root.path()).remove(0);
+        spoil(&root.path().join("policy0/scaling_max_freq"), TreeFault::Locked).unwrap();
+        let error = policy.write_ceiling(Megahertz::new(2000)).unwrap_err();
+        assert!(matches!(error, DeviceError::Denied { .. }), "{error}");
     }
 
     #[test]

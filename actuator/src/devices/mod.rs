@@ -114,3 +114,27 @@ impl DeviceError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_is_busy_is_tried_again_and_what_is_denied_or_missing_is_not() {
+        // EPERM, ENOENT, EIO, EACCES, EBUSY, EINVAL, EROFS by Linux's numbers.
+        for (code, knob) in [
+            (1, Knob::Denied),
+            (2, Knob::Lacking),
+            (5, Knob::Failed),
+            (13, Knob::Denied),
+            (16, Knob::Failed),
+            (22, Knob::Failed),
+            (30, Knob::Denied),
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(DeviceError::from_io("write scaling_max_freq", &error).knob(), knob, "{error}");
+        }
+    }
+}

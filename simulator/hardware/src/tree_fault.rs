@@ -3,14 +3,14 @@
 //! | fault | a write | a read | in place of the file |
 //! |---|---|---|---|
 //! | `Denied` | EACCES, for who may not override permissions (drop `CAP_DAC_OVERRIDE`) | as it was | a copy with mode 0444 |
+//! | `Locked` | EACCES, for root too | `40` or so, of no meaning | a link to `/proc/sys/kernel/cap_last_cap`, which nobody may write |
 //! | `Invalid` | EINVAL, for root too | `0` or so, of no meaning | a link to `/proc/self/oom_score_adj`, which takes no kHz |
 //! | `Absent` | ENOENT | ENOENT | nothing |
 //! | `Directory` | EISDIR | EISDIR | a folder |
 //! | `Hangs` | does not return until mended | nor does it | a FIFO |
 //! | `Ignored` | accepted and read back, without effect | what was written | a copy that nobody looks at |
 //!
-//! EBUSY, and EACCES for who may override permissions, cannot be had from files; those are for tests at
-//! the reader's own seam. While a fault lasts the file waits beside it and keeps its identity: the
+//! EBUSY cannot be had from files: that is for tests at the reader's own seam. While a fault lasts the file waits beside it and keeps its identity: the
 //! daemon goes on with what was in force. What must hold: a mended control is the file that it was.
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -25,6 +25,8 @@ use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 pub enum TreeFault {
     /// Writing is not permitted.
     Denied,
+    /// Writing is permitted to nobody.
+    Locked,
     /// Nothing that is written makes sense to it.
     Invalid,
     /// It is not there.
@@ -39,6 +41,8 @@ pub enum TreeFault {
 
 /// Takes no number above 1000: one of kHz or µW is invalid to it, and changes nothing.
 const TAKES_NO_FREQUENCY: &str = "/proc/self/oom_score_adj";
+/// The kernel lets nobody write it.
+const READ_ONLY: &str = "/proc/sys/kernel/cap_last_cap";
 
 fn waiting(control: &Path) -> PathBuf {
     let name = control.file_name().unwrap_or_default().to_string_lossy();
@@ -57,6 +61,7 @@ pub fn spoil(control: &Path, fault: TreeFault) -> io::Result<()> {
         TreeFault::Absent => Ok(()),
         TreeFault::Directory => fs::create_dir(control),
         TreeFault::Invalid => symlink(TAKES_NO_FREQUENCY, control),
+        TreeFault::Locked => symlink(READ_ONLY, control),
         TreeFault::Hangs => Ok(mkfifoat(CWD, control, Mode::from_raw_mode(0o666))?),
         TreeFault::Denied => {
             fs::copy(&well, control)?;
@@ -120,6 +125,7 @@ mod tests {
     fn each_fault_answers_what_it_says_and_is_mended() {
         let (_folder, control, mut tree) = node();
         for (fault, expected) in [
+            (TreeFault::Locked, ErrorKind::PermissionDenied),
             (TreeFault::Invalid, ErrorKind::InvalidInput),
             (TreeFault::Absent, ErrorKind::NotFound),
             (TreeFault::Directory, ErrorKind::IsADirectory),

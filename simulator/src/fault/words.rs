@@ -145,6 +145,8 @@ pub struct Words {
 pub enum ControlFault {
     /// Writes give EACCES, to who may not override permissions
     Denied,
+    /// Writes give EACCES, to root too; what is read means nothing
+    Locked,
     /// Writes give EINVAL
     Invalid,
     /// ENOENT
@@ -161,6 +163,7 @@ impl From<ControlFault> for TreeFault {
     fn from(fault: ControlFault) -> Self {
         match fault {
             ControlFault::Denied => Self::Denied,
+            ControlFault::Locked => Self::Locked,
             ControlFault::Invalid => Self::Invalid,
             ControlFault::Absent => Self::Absent,
             ControlFault::Directory => Self::Directory,

@@ -168,8 +168,11 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Du
     let division = divide(budget, &parties);
     plan.account.below_floor |= division.below_floor;
     let rungs = rungs(boards, orders, now, &plan.state, &party_of, parties.len());
-    let shares =
-        if division.below_floor { division.shares } else { stagger(&standing(&parties, &division.shares, &rungs)) };
+    let shares = if division.below_floor {
+        division.shares.clone()
+    } else {
+        stagger(&standing(&parties, &division.shares, &rungs))
+    };
     let of = |board: usize| (&parties[party_of[board]], shares[party_of[board]]);
     // Who begins anew finds in the limits how the watts were shared before.
     let share =
@@ -190,7 +193,10 @@ fn shares(boards: &[&SeenBoard], orders: &Orders, budget: Option<Watts>, now: Du
     let worth = if rests { WORTH_AT_REST } else { WORTH };
     let all_gain = gains(last.iter().copied().sum(), new.iter().copied().sum(), worth);
     let permits = |share: Watts, board: usize| rungs[party_of[board]].is_some_and(|rung| share >= rung.steps);
-    let somebody_steps = (0..boards.len()).any(|at| permits(new[at], at) && !permits(last[at], at));
+    // Who has given or taken watts and is not at rest keeps what it has.
+    let rests_or_has_its_own = |at: usize| rungs[party_of[at]].is_some() || last[at] == division.shares[party_of[at]];
+    let somebody_steps = (0..boards.len()).any(|at| permits(new[at], at) && !permits(last[at], at))
+        && (0..boards.len()).all(rests_or_has_its_own);
     let worth_it = somebody_gains || all_gain || (rests && somebody_steps);
     if fit && !worth_it {
         return last;

@@ -77,7 +77,7 @@ fn move_watts(parties: &[(usize, Party, Rung)], shares: &mut [Watts]) {
         shares[at] >= wanted
     };
     let kept: Vec<_> = parties.iter().filter(|(at, party, rung)| take(*at, party, rung.stays)).collect();
-    for (at, party, rung) in kept {
+    for (at, party, rung) in kept.into_iter().filter(|(_, party, rung)| rung.stays <= party.share) {
         take(*at, party, rung.steps);
     }
     let boards: usize = parties.iter().map(|(_, party, _)| party.boards).sum();
