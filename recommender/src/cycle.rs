@@ -35,9 +35,10 @@ use crate::{
     flags::Flags,
     leader::{Candidate, Leadership},
     metrics::Metrics,
-    observation::{Observation, Telemetry},
+    observation::{Metered, Observation, Telemetry},
     observe::{
         Observer,
+        meters::Meters,
         names::Names,
         prometheus::Prometheus,
         telemetry::{Inquiry, LatestTelemetry},
@@ -63,11 +64,13 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let health = Health::default();
     let caches = health.needs("caches", "the first lists of policies, domains, NodeFrequencies, nodes and pods");
     let names = names(&flags)?;
-    let prometheus = Prometheus::new(flags.access(), names.labels());
+    let prometheus = Arc::new(Prometheus::new(flags.access(), names.labels()));
     let (stop, stopped) = watch::channel(false);
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
+    let meters = Meters::new(Arc::clone(&prometheus), latest.clone(), metrics.clone());
+    tasks.spawn(meters.poll(flags.cycle(), observer.meter_queries(), Arc::clone(&changed)));
     let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest, metrics.clone());
     tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
     let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
@@ -138,6 +141,7 @@ struct Memory {
     sequence: i64,
     uncertain: BTreeMap<String, Watts>,
     steps: BTreeMap<PolicyId, Timestamp>,
+    metered: BTreeMap<String, Metered>,
     failures: u32,
 }
 
@@ -201,6 +205,7 @@ impl Cycle {
         let started = Instant::now();
         let plan = decide(&observation, now);
         self.metrics.decided(&plan.figures, started.elapsed());
+        self.memory.metered.clone_from(&plan.metered);
         if plan.is_empty() {
             self.memory.steps = plan.steps;
             self.memory.failures = 0;
@@ -235,6 +240,7 @@ impl Cycle {
         observation.agent_lease_seconds = self.agent_lease_seconds;
         observation.uncertain.clone_from(&self.memory.uncertain);
         observation.steps.clone_from(&self.memory.steps);
+        observation.metered.clone_from(&self.memory.metered);
     }
 
     fn note(&mut self, outcome: Outcome) {

@@ -44,8 +44,21 @@ pub struct Observation {
     /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
     /// ever.
     pub agent_lease_seconds: Option<u32>,
+    /// What the last decision reckoned of each domain with a meter.
+    pub metered: BTreeMap<String, Metered>,
     /// The interval at which the exporters collect; three of them make a reading stale.
     pub collection_interval: SignedDuration,
+}
+
+/// What is remembered of a domain with a meter from one decision to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Metered {
+    /// What it draws unmanaged: rises at once, falls slowly. None: its meter was never read.
+    pub held: Option<Watts>,
+    /// When that was reckoned.
+    pub at: Timestamp,
+    /// Since when the meter tells less than the nodes draw.
+    pub below_since: Option<Timestamp>,
 }
 
 /// What matters of a Node.
@@ -126,6 +139,8 @@ pub struct Telemetry {
     pub agents: BTreeMap<String, Timestamp>,
     /// Whether the last question about agents was answered: if not, none is called silent.
     pub agents_answered: bool,
+    /// What the meters of domains tell, by the domain's name.
+    pub meters: BTreeMap<String, MeterReading>,
     /// What went wrong with the last questions about GPUs.
     pub gpu_problem: Option<Hold>,
     /// What went wrong with the last questions about CPUs.
@@ -170,6 +185,15 @@ pub struct GpuReading {
     pub clock: Option<Sample<Megahertz>>,
 }
 
+/// What a domain's meter told last, and what was wrong with the last question, if anything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeterReading {
+    /// Power of the whole domain, alternating current.
+    pub power: Option<Sample<Watts>>,
+    /// Why the last question gave none.
+    pub problem: Option<Hold>,
+}
+
 /// A value, when it was measured (on our clock), and who said so.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample<T> {
@@ -190,6 +214,8 @@ pub enum Source {
     Kepler,
     /// The node's agent, by its own sensors.
     Agent,
+    /// A domain's meter.
+    Meter,
 }
 
 impl fmt::Display for Source {
@@ -198,6 +224,7 @@ impl fmt::Display for Source {
             Self::DcgmExporter => "the DCGM exporter",
             Self::Kepler => "Kepler",
             Self::Agent => "the node agent",
+            Self::Meter => "its meter",
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
     boards,
 };
 use crate::{
-    caps::{Caps, Conditions, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, domain_set_by, policy_set_by, unmanaged},
     rows::{DomainRow, NodeRow, PolicyRow},
 };
 
@@ -70,7 +70,7 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
         || "what its nodes may be drawing is not known".to_owned(),
         |watts| format!("{watts} W are promised to its nodes"),
     );
-    let unmanaged = match domain.spec.unmanaged_watts {
+    let unmanaged = match unmanaged(domain) {
         0 => String::new(),
         watts => format!(", {watts} W are counted as unmanaged"),
     };

@@ -1,9 +1,6 @@
 //! Domains: which nodes share a budget, what each is wished, and what people are told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,14 +13,16 @@ use powercap_common::{
 };
 
 use super::{
+    accounted::{Accounted, accounted},
     brake,
     fleet::Fleet,
     grants::Budget,
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
+    unmanaged::Unmanaged,
 };
-use crate::observation::{Apart, Hold, Observation};
+use crate::observation::Observation;
 
 /// A domain as written, as understood, and where it stands. Nodes and domains are told by their index.
 pub struct DomainView {
@@ -39,6 +38,8 @@ pub struct DomainView {
     pub parent: Option<usize>,
     /// All that it is within, the nearest first.
     pub ancestors: Vec<usize>,
+    /// What it draws beside its nodes and the domains within it, and what its meter tells of that.
+    pub unmanaged: Unmanaged,
     /// What the domains within it draw unmanaged.
     pub unmanaged_within: Watts,
     /// What is wrong with where it stands.
@@ -65,6 +66,7 @@ impl DomainView {
             members: Vec::new(),
             parent: None,
             ancestors: Vec::new(),
+            unmanaged: Unmanaged::of(object),
             unmanaged_within: Watts::ZERO,
             misplaced: None,
         }
@@ -78,7 +80,7 @@ impl DomainView {
 
     /// What is left of its cap for nodes.
     pub fn watts(&self, domain: &Domain) -> Watts {
-        domain.budget().saturating_sub(self.unmanaged_within)
+        domain.cap.saturating_sub(self.unmanaged.watts).saturating_sub(self.unmanaged_within)
     }
 }
 
@@ -144,23 +146,25 @@ pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], re
     let (ready, ready_reason, message) = readiness(view, fleet, sum, domain, observation, now);
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
-    let power = measured(view, domain, readings);
+    status.unmanaged_watts = view.unmanaged.shown();
+    let power = accounted(view, readings).map(|nodes| view.unmanaged.with_nodes(nodes, view.unmanaged_within));
     match &power {
-        Ok(Measured { power, apart, .. }) => {
+        Ok(Accounted { power, apart, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };
             let shown = steady(status.current_power_watts, *power, &bounds);
             status.current_power_watts = Some(shown);
-            let message = format!("recent readings of every node ({})", view.members.len());
-            say(&mut status.conditions, kind::DATA_FRESH, Truth::True, Reason::DataFresh, message);
+            let (fresh, reason, message) = view.unmanaged.freshness(view.members.len());
+            say(&mut status.conditions, kind::DATA_FRESH, fresh, reason, message);
             let (reason, word) = match *power <= domain.cap {
                 true => (Reason::PowerBelowCap, "within"),
                 false => (Reason::PowerAboveCap, "above"),
             };
             let message = format!("{shown} W (unmanaged included) is {word} the cap of {} W", domain.cap.floor());
             say(&mut status.conditions, kind::WITHIN_CAP, (*power <= domain.cap).into(), reason, message);
-            match differences(apart) {
-                Some(message) => {
-                    say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+            let apart = differences(apart).map(|message| (Reason::SourcesDiffer, message));
+            match apart.or_else(|| view.unmanaged.disagreement()) {
+                Some((reason, message)) => {
+                    say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, reason, message);
                 }
                 None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
             }
@@ -267,45 +271,6 @@ fn readiness(
             (Truth::False, Reason::AwaitingAcknowledgement, format!("{kept}; only lowerings are written until it fits"))
         }
     }
-}
-
-/// Power at the meter.
-struct Measured<'a> {
-    power: Watts,
-    /// When the oldest reading was taken.
-    oldest: Timestamp,
-    /// Devices of which two sources tell different power.
-    apart: Vec<(String, &'a Apart)>,
-}
-
-/// By the readings of every device and the rule for what stands beside them.
-fn measured<'a>(view: &DomainView, domain: &Domain, readings: &Readings<'a>) -> Result<Measured<'a>, Hold> {
-    if view.members.is_empty() {
-        return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
-    }
-    let &Readings { fleet, observation, now, .. } = readings;
-    let (mut oldest, mut apart) = (now, Vec::new());
-    let members: BTreeSet<_> = view.members.iter().copied().collect();
-    let mut devices = vec![Watts::ZERO; fleet.nodes.len()];
-    let expected = fleet.boards.keys().map(|uuid| (*uuid, None));
-    let seen = observation.telemetry.gpus.iter().map(|(uuid, reading)| (uuid.as_str(), Some(reading)));
-    let places = expected.chain(seen).filter_map(|(uuid, reading)| Some((uuid, fleet.node_of_gpu(uuid, reading)?)));
-    let places: BTreeMap<_, _> = places.filter(|(_, at)| members.contains(at)).collect();
-    for (uuid, at) in places {
-        let counted = readings.of_board(uuid)?;
-        devices[at] = devices[at] + counted.power.value;
-        oldest = oldest.min(counted.power.at);
-        apart.extend(counted.apart.map(|apart| (format!("{uuid} on {}", fleet.nodes[at].name), apart)));
-    }
-    let mut power = domain.unmanaged + view.unmanaged_within;
-    for &at in &view.members {
-        let name = fleet.nodes[at].name;
-        let cpus = readings.of_cpus(name)?;
-        power = power + fleet.nodes[at].overhead.node_power(devices[at] + cpus.power.value);
-        oldest = oldest.min(cpus.power.at);
-        apart.extend(cpus.apart.map(|apart| (format!("the CPUs of {name}"), apart)));
-    }
-    Ok(Measured { power, oldest, apart })
 }
 
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {

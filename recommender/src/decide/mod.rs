@@ -1,7 +1,7 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ domain ─▶ tree (wishes, by uniform) ─▶ grants (what conservation permits) ─┐
+//!  observation ─▶ fleet ─▶ domain, unmanaged ─▶ tree (wishes, by uniform) ─▶ grants (what conservation permits) ─┐
 //!                      └─▶ policy (limits, ceiling) ───────────────────────────────────────────────┤
 //!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──┘
 //! ```
@@ -13,6 +13,7 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+mod accounted;
 pub mod boot_taint;
 mod brake;
 mod ceiling;
@@ -27,6 +28,7 @@ mod report;
 mod steady;
 mod tree;
 pub mod uniform;
+mod unmanaged;
 
 use std::collections::BTreeMap;
 
@@ -41,7 +43,7 @@ pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
 };
-use crate::observation::{Observation, PodFacts};
+use crate::observation::{Metered, Observation, PodFacts};
 
 /// What is to be written, and what the decision knows for metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,6 +58,8 @@ pub struct Plan {
     pub domains: Vec<(String, PowerDomainStatus)>,
     /// When each policy's ceiling was last changed: goes into the next observation.
     pub steps: BTreeMap<PolicyId, Timestamp>,
+    /// What was reckoned of each domain with a meter: likewise.
+    pub metered: BTreeMap<String, Metered>,
     /// Numbers for metrics.
     pub figures: Figures,
 }
@@ -97,9 +101,10 @@ impl Plan {
 pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let mut fleet = Fleet::of(observation);
     let mut plan = Plan::default();
-    let domains = domains(observation, &fleet);
+    let mut domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
+    plan.metered = unmanaged::settle(&mut domains, &readings).into_iter().collect();
     let policies = judge(&readings, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };
