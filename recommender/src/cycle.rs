@@ -40,6 +40,7 @@ use crate::{
         Observer,
         meters::Meters,
         names::Names,
+        past::PastReader,
         prometheus::Prometheus,
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
@@ -69,9 +70,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
+    let leads = Arc::new(Notify::new());
+    let past = PastReader::new(Arc::clone(&prometheus), names.clone(), latest.clone(), metrics.clone(), flags.span());
+    tasks.spawn(past.follow(Arc::clone(&leads)));
     let meters = Meters::new(Arc::clone(&prometheus), latest.clone(), metrics.clone());
     tasks.spawn(meters.poll(flags.cycle(), observer.meter_queries(), Arc::clone(&changed)));
-    let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest, metrics.clone());
+    let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest.clone(), metrics.clone());
     tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
     let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
 
@@ -85,6 +89,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             writer: Writer::new(client, metrics.clone()),
             leadership,
             changed,
+            latest,
+            leads,
             metrics,
             memory: Memory::default(),
             terms_seen: Arc::default(),
@@ -150,6 +156,9 @@ struct Cycle {
     writer: Writer,
     leadership: watch::Receiver<Option<Leadership>>,
     changed: Arc<Notify>,
+    latest: LatestTelemetry,
+    /// Notified when a term begins: the past is read.
+    leads: Arc<Notify>,
     metrics: Metrics,
     memory: Memory,
     terms_seen: Arc<AtomicI64>,
@@ -206,6 +215,8 @@ impl Cycle {
         let plan = decide(&observation, now);
         self.metrics.decided(&plan.figures, started.elapsed());
         self.memory.metered.clone_from(&plan.metered);
+        drop(observation);
+        self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note_found(&plan.figures, now));
         if plan.is_empty() {
             self.memory.steps = plan.steps;
             self.memory.failures = 0;
@@ -235,6 +246,7 @@ impl Cycle {
                 Some((PolicyId { namespace, name }, now))
             });
             self.memory = Memory { term, steps: ids.collect(), ..Memory::default() };
+            self.leads.notify_one();
         }
         observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
         observation.agent_lease_seconds = self.agent_lease_seconds;

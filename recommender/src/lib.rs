@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`observation`] | everything that a decision sees, as plain data: the seam between the two sides |
 //! | [`observe`] | reflectors and queries, which fill an observation |
+//! | [`model`] | what is remembered of power: windows of the past, peaks, forecasts |
 //! | [`decide`] | the decision: pure, total, deterministic |
 //! | [`apply`] | server-side apply of a plan |
 //! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
@@ -24,5 +25,6 @@ pub mod decide;
 pub mod flags;
 pub mod leader;
 pub mod metrics;
+pub mod model;
 pub mod observation;
 pub mod observe;

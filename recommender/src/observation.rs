@@ -19,6 +19,8 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
+use crate::model::history::History;
+
 /// What the recommender knows at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
@@ -114,6 +116,8 @@ pub struct PodFacts {
     pub gpus: u64,
     /// The job whose ranks run in step with it, as `Kind/name`.
     pub job: Option<String>,
+    /// When its kubelet took it on: what its devices drew before was drawn by others.
+    pub started: Option<Timestamp>,
 }
 
 /// The last readings of every series, kept while they are of any use.
@@ -141,6 +145,8 @@ pub struct Telemetry {
     pub agents_answered: bool,
     /// What the meters of domains tell, by the domain's name.
     pub meters: BTreeMap<String, MeterReading>,
+    /// What is remembered of power.
+    pub history: Arc<History>,
     /// What went wrong with the last questions about GPUs.
     pub gpu_problem: Option<Hold>,
     /// What went wrong with the last questions about CPUs.

@@ -14,9 +14,12 @@ pub use node_frequencies::{
     NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
-    Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope,
+    Action, Mode, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus, PowerScope, Recommendation,
+    Violator,
 };
-pub use power_domain::{Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus};
+pub use power_domain::{
+    Brake, BrakeStatus, Meter, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

@@ -17,6 +17,7 @@ use super::{
     brake,
     fleet::Fleet,
     grants::Budget,
+    outlook::{self, Outlook},
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
@@ -115,6 +116,8 @@ pub struct DomainReport {
     pub status: PowerDomainStatus,
     /// Measured, exactly.
     pub power: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 /// The status, given what each of its nodes is committed for after this decision's writes. `names` are the
@@ -135,7 +138,7 @@ pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], re
         Err(error) => {
             let message = format!("{error}. Until then its nodes keep their grants");
             say(&mut status.conditions, kind::READY, Truth::False, Reason::InvalidSpec, message);
-            return DomainReport { status, power: None };
+            return DomainReport { status, power: None, outlook: Outlook::default() };
         }
     };
 
@@ -189,7 +192,16 @@ pub fn report(view: &DomainView, names: &[&str], committed: &[Option<Watts>], re
         }
         None => status.conditions.retain(|condition| condition.type_ != kind::BRAKED),
     }
-    DomainReport { status, power: power.ok().map(|measured| measured.power) }
+    let (power, history) = (power.ok().map(|measured| measured.power), &*observation.telemetry.history);
+    let past = history.domains.get(&domain.name).cloned().unwrap_or_default();
+    let outlook = Outlook::of(past, power, history, now);
+    let shown = [status.peak_power_watts, status.forecast_power_watts];
+    [status.peak_power_watts, status.forecast_power_watts] = outlook.shown(shown, history);
+    match outlook::trouble(history) {
+        Some((truth, reason, message)) => say(&mut status.conditions, kind::HISTORY_READ, truth, reason, message),
+        None => status.conditions.retain(|condition| condition.type_ != kind::HISTORY_READ),
+    }
+    DomainReport { status, power, outlook }
 }
 
 fn place(view: &DomainView, names: &[&str]) -> (Truth, Reason, String) {

@@ -21,6 +21,7 @@ mod domain;
 mod fleet;
 pub mod grants;
 mod node;
+mod outlook;
 mod policy;
 pub mod promise;
 mod readings;
@@ -29,6 +30,7 @@ mod steady;
 mod tree;
 pub mod uniform;
 mod unmanaged;
+mod violators;
 
 use std::collections::BTreeMap;
 
@@ -39,10 +41,10 @@ use powercap_common::{
     units::Watts,
 };
 
-pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
 };
+pub use self::{node::NodeWrite, outlook::Outlook};
 use crate::observation::{Metered, Observation, PodFacts};
 
 /// What is to be written, and what the decision knows for metrics.
@@ -67,12 +69,23 @@ pub struct Plan {
 /// Numbers for metrics; what is not known is not there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Cap and power of each policy that is understood and not off.
-    pub policies: BTreeMap<PolicyId, (Watts, Option<Watts>)>,
-    /// Cap, power and committed watts of each domain that is understood, and its budget.
+    /// Of each policy that is understood and not off.
+    pub policies: BTreeMap<PolicyId, PolicyFigures>,
+    /// Of each domain that is understood.
     pub domains: BTreeMap<String, DomainFigures>,
     /// Each node's grant.
     pub grants: BTreeMap<String, Watts>,
+}
+
+/// Numbers of one policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PolicyFigures {
+    /// Its cap.
+    pub cap: Watts,
+    /// Power of its pods, measured.
+    pub power: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 /// Numbers of one domain.
@@ -86,6 +99,8 @@ pub struct DomainFigures {
     pub committed: Option<Watts>,
     /// The budget less what is committed.
     pub headroom: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 impl Plan {
@@ -143,10 +158,11 @@ fn judge<'a>(readings: &Readings<'a>, plan: &mut Plan) -> Vec<(PolicyView<'a>, O
         let verdict = active.map(|policy| policy::judge(&view, policy, readings));
         let status = match active.zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
-                let figures = (policy.cap, verdict.power.as_ref().ok().copied());
+                let power = verdict.power.as_ref().ok().copied();
+                let figures = PolicyFigures { cap: policy.cap, power, outlook: verdict.outlook };
                 plan.figures.policies.insert(id.clone(), figures);
                 plan.steps.extend(verdict.changed_at.map(|changed_at| (id.clone(), changed_at)));
-                report::judged(&view, policy, verdict, now)
+                report::judged(&view, policy, verdict, readings)
             }
             None => report::unjudged(&view, now),
         };
@@ -179,7 +195,13 @@ fn report_domains(domains: &[DomainView], grants: &[Option<Watts>], readings: &R
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));
-            let figures = DomainFigures { cap: domain.cap, power: report.power, committed: sum, headroom };
+            let figures = DomainFigures {
+                cap: domain.cap,
+                power: report.power,
+                committed: sum,
+                headroom,
+                outlook: report.outlook,
+            };
             plan.figures.domains.insert(name.clone(), figures);
         }
         if view.object.status.as_ref() != Some(&report.status) {

@@ -19,6 +19,7 @@ use super::{
     ceiling::{self, Loaded, Pressure, Range},
     fleet::{self, Fleet},
     node,
+    outlook::{self, Outlook},
     readings::Readings,
     uniform,
 };
@@ -67,6 +68,8 @@ pub struct Verdict<'a> {
     pub floor: Watts,
     /// What is left of the cap for its devices.
     pub for_devices: Watts,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 impl<'a> PolicyView<'a> {
@@ -164,7 +167,10 @@ pub fn judge<'a>(view: &PolicyView<'_>, policy: &Policy, readings: &Readings<'a>
     let changed_at = if ceiling == present { last_change } else { Some(now) };
     let floor = boards.iter().map(|board| board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
     let clocks = clocks(view, readings);
-    Verdict { power, clocks, apart, triggered, limits, ceiling, changed_at, floor, for_devices }
+    let history = &observation.telemetry.history;
+    let past = outlook::of_policy(view, policy, history, now);
+    let outlook = Outlook::of(past, power.as_ref().ok().copied(), history, now);
+    Verdict { power, clocks, apart, triggered, limits, ceiling, changed_at, floor, for_devices, outlook }
 }
 
 fn pressure(policy: &Policy, power: &Result<Watts, Hold>, edited: bool, settled: bool) -> Pressure {

@@ -10,9 +10,11 @@ use powercap_common::{
 };
 
 use super::{
+    outlook,
     policy::{PolicyView, Verdict},
-    readings::differences,
+    readings::{Readings, differences},
     steady::{Bounds, steady},
+    violators::violators,
 };
 
 /// The status of a policy that could be judged.
@@ -20,14 +22,24 @@ pub fn judged(
     view: &PolicyView<'_>,
     policy: &Policy,
     verdict: &Verdict<'_>,
-    now: Timestamp,
+    readings: &Readings<'_>,
 ) -> PowerCappingPolicyStatus {
+    let (now, history) = (readings.now, &*readings.observation.telemetry.history);
     let mut status = beginning(view);
     let mut say = teller(view, now);
     let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len());
     (status.matched_pods, status.matched_devices) = (count(pods), count(devices));
     status.recommended_max_megahertz = verdict.ceiling.map(|ceiling| ceiling.get());
     status.recommended_device_watts = verdict.limits.values().min().map(|limit| limit.floor());
+
+    let shown = [status.peak_power_watts, status.forecast_power_watts];
+    [status.peak_power_watts, status.forecast_power_watts] = verdict.outlook.shown(shown, history);
+    let listed = (std::mem::take(&mut status.violators), status.violator_count);
+    (status.violators, status.violator_count) = violators(listed, view, policy, verdict, (history, now));
+    match outlook::trouble(history) {
+        Some((truth, reason, message)) => say(&mut status, kind::HISTORY_READ, truth, reason, message),
+        None => status.conditions.retain(|condition| condition.type_ != kind::HISTORY_READ),
+    }
 
     let (ready, reason, message) = readiness(view, policy);
     say(&mut status, kind::READY, ready, reason, message);
@@ -107,6 +119,8 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
         Ok(_) => (Reason::SwitchedOff, "spec.mode is Off: nothing is measured and nothing is changed".to_owned()),
     };
     (status.matched_pods, status.matched_devices, status.current_power_watts) = (0, 0, None);
+    (status.violators, status.violator_count) = (Vec::new(), 0);
+    (status.peak_power_watts, status.forecast_power_watts) = (None, None);
     if reason == Reason::SwitchedOff {
         (status.recommended_max_megahertz, status.recommended_device_watts) = (None, None);
     }

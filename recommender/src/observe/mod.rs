@@ -9,6 +9,7 @@ pub mod differences;
 pub mod kepler;
 pub mod meters;
 pub mod names;
+pub mod past;
 pub mod prometheus;
 pub mod resources;
 pub mod telemetry;

@@ -16,8 +16,8 @@ pub fn slim_pod(pod: &mut Pod) {
     let containers = spec.containers.into_iter().filter(|container| container_gpus(container) > 0);
     let containers = containers.map(|Container { resources, .. }| Container { resources, ..Container::default() });
     pod.spec = Some(PodSpec { node_name: spec.node_name, containers: containers.collect(), ..PodSpec::default() });
-    let phase = pod.status.take().and_then(|status| status.phase);
-    pod.status = Some(PodStatus { phase, ..PodStatus::default() });
+    let PodStatus { phase, start_time, .. } = pod.status.take().unwrap_or_default();
+    pod.status = Some(PodStatus { phase, start_time, ..PodStatus::default() });
 }
 
 /// Drops from a node what no decision needs.
@@ -45,6 +45,7 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         labels: labels(pod),
         gpus: pod.spec.iter().flat_map(|spec| &spec.containers).map(container_gpus).sum(),
         job: job(pod),
+        started: pod.status.as_ref().and_then(|status| Some(status.start_time.as_ref()?.0)),
     })
 }
 

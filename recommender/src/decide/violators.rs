@@ -1,0 +1,145 @@
+//! Pods that draw more than their share of their policy's cap, now and over the window.
+//!
+//! A pod's share are the power limits that the policy's algorithm has for its devices, and an equal part of
+//! what the cap keeps for CPUs. Its power is smoothed over about a minute.
+//!
+//! ```text
+//!            above 105 % of its share
+//!   within ──────────────────────────▶ violator          what is not known changes nothing
+//!      ▲                                  │
+//!      └────── below 95 % of its share ───┘
+//! ```
+//!
+//! Must hold: a pod on the border, and numbers that flicker, write nothing; who is listed stays listed for as
+//! long as it is a violator.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use jiff::Timestamp;
+use powercap_common::{
+    api::{Action, PowerScope, Recommendation, Violator},
+    policy::Policy,
+    units::Watts,
+};
+
+use super::{
+    outlook,
+    policy::{PolicyView, Verdict},
+    steady::{Bounds, steady},
+};
+use crate::{
+    model::{course::Course, history::History, window::percent_above},
+    observation::{PodFacts, PodName},
+};
+
+/// As many are listed: the bound of the field.
+const MOST: usize = 10;
+/// A pod becomes a violator above this part of its share…
+const ENTERS_PERCENT: u32 = 105;
+/// …and is none any more below this one.
+const LEAVES_PERCENT: u32 = 95;
+/// The time above is written anew when it has moved by this much.
+const PERCENT_MOVES_BY: u32 = 5;
+
+/// What a pod uses, and what it may draw.
+struct Claim<'a> {
+    pod: &'a PodFacts,
+    /// Its devices' limits.
+    limits: Vec<Watts>,
+    share: Watts,
+    /// Its devices, and its CPU use where that counts; none when something of it is not known.
+    courses: Option<Vec<&'a Course>>,
+}
+
+/// The list and the count of a policy's status, given those that it has.
+pub fn violators(
+    (listed, count): (Vec<Violator>, u32),
+    view: &PolicyView<'_>,
+    policy: &Policy,
+    verdict: &Verdict<'_>,
+    (history, now): (&History, Timestamp),
+) -> (Vec<Violator>, u32) {
+    if verdict.power.is_err() {
+        return (listed, count);
+    }
+    let before: BTreeMap<_, _> = listed.into_iter().map(|violator| (violator.pod.clone(), violator)).collect();
+    let mut found: Vec<_> = claims(view, policy, verdict, history)
+        .into_iter()
+        .filter_map(|claim| {
+            let known = before.get(&claim.pod.name.name);
+            let Some(power) = claim.power() else { return Some((Watts::ZERO, known?.clone())) };
+            let bound = claim.share.percent(if known.is_some() { LEAVES_PERCENT } else { ENTERS_PERCENT });
+            let violator = || claim.violator(power, known, verdict, history, now);
+            (power > bound).then(|| (power.saturating_sub(claim.share), violator()))
+        })
+        .collect();
+    let number = u32::try_from(found.len()).unwrap_or(u32::MAX);
+    found.sort_by_key(|(excess, violator)| (!before.contains_key(&violator.pod), Reverse(*excess)));
+    found.truncate(MOST);
+    let mut shown: Vec<_> = found.into_iter().map(|(_, violator)| violator).collect();
+    shown.sort_by(|one, other| one.pod.cmp(&other.pod));
+    (shown, if close(count, number) { count } else { number })
+}
+
+/// Beyond what is listed nobody counts exactly.
+fn close(count: u32, number: u32) -> bool {
+    count.min(number) as usize > MOST && count.abs_diff(number) <= count / 10
+}
+
+/// Pods of which it can be told what they draw: by devices that no other pod uses, or by their CPU use.
+fn claims<'a>(view: &PolicyView<'a>, policy: &Policy, verdict: &Verdict<'_>, history: &'a History) -> Vec<Claim<'a>> {
+    let mut devices = BTreeMap::<&PodName, Vec<&str>>::new();
+    for (uuid, reading) in &view.devices {
+        let mut tenants = reading.tenants.iter().filter(|pod| view.pods.contains_key(pod));
+        if let (Some(pod), None) = (tenants.next(), tenants.next()) {
+            devices.entry(pod).or_default().push(uuid);
+        }
+    }
+    let host = policy.scope == PowerScope::DevicesAndHost;
+    let for_cpus = policy.cap.saturating_sub(verdict.for_devices).divided(view.pods.len());
+    let claim = |(name, pod): (&&'a PodName, &&'a PodFacts)| {
+        let of_pod = devices.get(name).map(Vec::as_slice).unwrap_or_default();
+        if of_pod.is_empty() && (pod.gpus > 0 || !host) {
+            return None;
+        }
+        let limits: Vec<_> = of_pod.iter().filter_map(|uuid| verdict.limits.get(*uuid)).copied().collect();
+        let boards = of_pod.iter().map(|uuid| history.boards.get(*uuid));
+        let courses = boards.chain(host.then(|| history.pods.get(*name))).collect();
+        let share = limits.iter().copied().sum::<Watts>() + if host { for_cpus } else { Watts::ZERO };
+        Some(Claim { pod, limits, share, courses })
+    };
+    view.pods.iter().filter_map(claim).collect()
+}
+
+impl Claim<'_> {
+    fn power(&self) -> Option<Watts> {
+        self.courses.as_ref()?.iter().map(|course| course.recent).sum()
+    }
+
+    fn violator(
+        &self,
+        power: Watts,
+        known: Option<&Violator>,
+        verdict: &Verdict<'_>,
+        history: &History,
+        now: Timestamp,
+    ) -> Violator {
+        let span = history.span;
+        let means: Vec<_> = self.courses.iter().flatten().map(|course| &course.means).collect();
+        let since = outlook::since(self.pod, span);
+        let percent = since.and_then(|since| percent_above(&means, self.share, since, span.step(now)));
+        let shown = known.and_then(|known| known.window_percent);
+        let moved = shown.zip(percent).is_none_or(|(shown, percent)| shown.abs_diff(percent) >= PERCENT_MOVES_BY);
+        Violator {
+            pod: self.pod.name.name.clone(),
+            power_watts: steady(known.map(|known| known.power_watts), power, &Bounds { edges: &[] }),
+            share_watts: self.share.floor(),
+            window_percent: if moved { percent } else { shown },
+            recommendation: Recommendation {
+                action: Action::Throttle,
+                max_megahertz: verdict.ceiling.filter(|_| !self.limits.is_empty()).map(|ceiling| ceiling.get()),
+                device_watts: self.limits.iter().min().map(|limit| limit.floor()),
+            },
+        }
+    }
+}
