@@ -53,12 +53,14 @@ pub struct Observation {
 }
 
 /// What is remembered of a domain with a meter from one decision to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metered {
     /// What it draws unmanaged: rises at once, falls slowly. None: its meter was never read.
     pub held: Option<Watts>,
     /// When that was reckoned.
     pub at: Timestamp,
+    /// What its nodes drew of late, each with its time.
+    pub nodes: Vec<(Timestamp, Watts)>,
     /// Since when the meter tells less than the nodes draw.
     pub below_since: Option<Timestamp>,
 }

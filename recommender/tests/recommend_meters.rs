@@ -7,7 +7,7 @@ mod world;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use powercap_common::reason::Reason;
+use powercap_common::{reason::Reason, units::Watts};
 use powercap_recommender::{
     metrics::Metrics,
     observation::{Hold, MeterReading},
@@ -101,6 +101,27 @@ fn a_fall_gives_watts_back_within_minutes_not_at_once() {
     }
     let at_last = unmanaged(&world).unwrap();
     assert!((500..=500 + 2 * STEP).contains(&at_last), "{at_last}");
+}
+
+#[test]
+fn a_load_that_ends_between_two_scrapes_of_the_meter_is_not_unmanaged() {
+    let mut world = metered(NODES + 500);
+    let before = world.grants();
+    for gpu in world.observation.telemetry.gpus.values_mut() {
+        gpu.power.as_mut().unwrap().value = Watts::new(100);
+    }
+    // The meter still tells of the load.
+    for _ in 0..2 {
+        world.read_again(5);
+        world.turn();
+        assert_eq!((unmanaged(&world), world.grants()), (Some(500 + STEP), before.clone()));
+    }
+    // What it tells beyond three intervals, it means.
+    for _ in 0..3 {
+        world.read_again(5);
+        world.turn();
+    }
+    assert_eq!(unmanaged(&world), Some(500 + 3328 + STEP));
 }
 
 #[test]

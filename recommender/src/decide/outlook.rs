@@ -15,7 +15,7 @@ use crate::{
     model::{
         course::Course,
         history::{History, Past},
-        window::{Span, Window},
+        window::{STEPS, Span, Window},
     },
     observation::PodFacts,
 };
@@ -53,26 +53,27 @@ impl Outlook {
 /// What is known of a policy's past.
 pub fn of_policy(view: &PolicyView<'_>, policy: &Policy, history: &History, now: Timestamp) -> Window {
     let now = history.span.step(now);
-    let mut window = Window::default();
+    let mut window = history.policies.get(&policy.id).cloned().unwrap_or_default();
+    let before = window.known(now).next().map_or(now + 1, |(step, _)| step);
     // Of devices that are shared with others nobody knows whose power it was.
-    if view.shared.is_empty() {
-        let mut add = |course: &Course, since: i64| {
-            for (step, watts) in course.peaks.known(now).filter(|(step, _)| *step >= since) {
-                window.set(step, window.at(step).unwrap_or_default() + watts);
-            }
-        };
-        for (uuid, reading) in &view.devices {
-            let since = reading.tenants.iter().filter_map(|pod| since(view.pods.get(pod)?, history.span)).max();
-            history.boards.get(*uuid).zip(since).into_iter().for_each(|(course, since)| add(course, since));
-        }
-        for (name, pod) in view.pods.iter().filter(|_| policy.scope == PowerScope::DevicesAndHost) {
-            let known = history.pods.get(*name).zip(since(pod, history.span));
-            known.into_iter().for_each(|(course, since)| add(course, since));
-        }
+    if !view.shared.is_empty() || before <= now - STEPS + 1 {
+        return window;
     }
-    if let Some(own) = history.policies.get(&policy.id) {
-        own.known(now).for_each(|(step, watts)| window.set(step, watts));
+    let mut sums = Window::default();
+    let mut add = |course: &Course, since: i64| {
+        for (step, watts) in course.peaks.known(now).filter(|(step, _)| (since..before).contains(step)) {
+            sums.set(step, sums.at(step).unwrap_or_default() + watts);
+        }
+    };
+    for (uuid, reading) in &view.devices {
+        let since = reading.tenants.iter().filter_map(|pod| since(view.pods.get(pod)?, history.span)).max();
+        history.boards.get(*uuid).zip(since).into_iter().for_each(|(course, since)| add(course, since));
     }
+    for (name, pod) in view.pods.iter().filter(|_| policy.scope == PowerScope::DevicesAndHost) {
+        let known = history.pods.get(*name).zip(since(pod, history.span));
+        known.into_iter().for_each(|(course, since)| add(course, since));
+    }
+    sums.known(now).for_each(|(step, watts)| window.set(step, watts));
     window
 }
 

@@ -1,11 +1,14 @@
 //! What a domain draws beside its nodes: as it is written, or what its meter tells beyond them.
 //!
 //! ```text
-//!   meter ── less the nodes, less what is unmanaged in domains within ──▶ rest
+//!   meter ── less the most that its nodes drew of late, less what is unmanaged in domains within ──▶ rest
 //!
 //!   rest ──▶ held: rises at once, falls by half in two minutes ──▶ counts: held and a step of 1 % of the cap,
 //!            stays without a usable reading                        while held lies within two steps below it
 //! ```
+//!
+//! The most of late, since a meter that is scraped at another time than the nodes still tells of a load that has
+//! ended: that is not unmanaged.
 //!
 //! Must hold: without a usable reading of the meter and of every node nothing falls; a meter that tells less
 //! than the nodes draw is not believed; while nobody ever read it, nothing is raised in the domain. What
@@ -68,15 +71,18 @@ pub fn settle(views: &mut [DomainView], readings: &Readings<'_>) -> Vec<(String,
 fn by_meter(view: &DomainView, domain: &Domain, readings: &Readings<'_>) -> (Unmanaged, Metered) {
     let &Readings { observation, now, .. } = readings;
     let shown = view.object.status.as_ref().and_then(|status| status.unmanaged_watts).map(Watts::new);
-    let before = observation.metered.get(&domain.name).copied();
-    let mut metered = before.unwrap_or(Metered { held: shown, at: now, below_since: None });
+    let before = observation.metered.get(&domain.name).cloned();
+    let mut metered = before.unwrap_or(Metered { held: shown, at: now, ..Metered::default() });
     let meter = usable(domain, readings).map(|sample| sample.value);
     if let (Ok(meter), Ok(nodes)) = (&meter, accounted(view, readings)) {
         let bound = if metered.below_since.is_some() { AGREES_PERCENT } else { BELOW_PERCENT };
         let below = *meter < nodes.power.percent(bound);
         metered.below_since = below.then(|| metered.below_since.unwrap_or(now));
+        metered.nodes.retain(|(at, _)| now.duration_since(*at) <= observation.stale_after());
+        metered.nodes.push((now, nodes.power));
         if !below {
-            let rest = meter.saturating_sub(nodes.power).saturating_sub(view.unmanaged_within);
+            let nodes = metered.nodes.iter().map(|(_, watts)| *watts).max().unwrap_or_default();
+            let rest = meter.saturating_sub(nodes).saturating_sub(view.unmanaged_within);
             metered.held = metered.held.map(|held| fallen(held, metered.at, now)).max(Some(rest));
         }
     }

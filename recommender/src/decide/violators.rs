@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use powercap_common::{
     api::{Action, PowerScope, Recommendation, Violator},
     policy::Policy,
-    units::Watts,
+    units::{Megahertz, Watts},
 };
 
 use super::{
@@ -28,7 +28,10 @@ use super::{
     steady::{Bounds, steady},
 };
 use crate::{
-    model::{course::Course, history::History, window::percent_above},
+    model::{
+        history::History,
+        window::{Window, percent_above},
+    },
     observation::{PodFacts, PodName},
 };
 
@@ -41,14 +44,16 @@ const LEAVES_PERCENT: u32 = 95;
 /// The time above is written anew when it has moved by this much.
 const PERCENT_MOVES_BY: u32 = 5;
 
-/// What a pod uses, and what it may draw.
+/// What a pod draws, and what it may.
 struct Claim<'a> {
     pod: &'a PodFacts,
-    /// Its devices' limits.
-    limits: Vec<Watts>,
+    /// Its devices.
+    devices: Vec<&'a str>,
+    /// The lowest of their limits.
+    limit: Option<Watts>,
     share: Watts,
-    /// Its devices, and its CPU use where that counts; none when something of it is not known.
-    courses: Option<Vec<&'a Course>>,
+    /// None when something of it is not known.
+    power: Option<Watts>,
 }
 
 /// The list and the count of a policy's status, given those that it has.
@@ -63,16 +68,15 @@ pub fn violators(
         return (listed, count);
     }
     let before: BTreeMap<_, _> = listed.into_iter().map(|violator| (violator.pod.clone(), violator)).collect();
-    let mut found: Vec<_> = claims(view, policy, verdict, history)
-        .into_iter()
-        .filter_map(|claim| {
-            let known = before.get(&claim.pod.name.name);
-            let Some(power) = claim.power() else { return Some((Watts::ZERO, known?.clone())) };
-            let bound = claim.share.percent(if known.is_some() { LEAVES_PERCENT } else { ENTERS_PERCENT });
-            let violator = || claim.violator(power, known, verdict, history, now);
-            (power > bound).then(|| (power.saturating_sub(claim.share), violator()))
-        })
-        .collect();
+    let host = policy.scope == PowerScope::DevicesAndHost;
+    let judge = |claim: Claim<'_>| {
+        let known = before.get(&claim.pod.name.name);
+        let Some(power) = claim.power else { return Some((Watts::ZERO, known?.clone())) };
+        let bound = claim.share.percent(if known.is_some() { LEAVES_PERCENT } else { ENTERS_PERCENT });
+        let violator = || claim.violator(power, known, verdict.ceiling, &claim.means(history, host), (history, now));
+        (power > bound).then(|| (power.saturating_sub(claim.share), violator()))
+    };
+    let mut found: Vec<_> = claims(view, policy, verdict, history).into_iter().filter_map(judge).collect();
     let number = u32::try_from(found.len()).unwrap_or(u32::MAX);
     found.sort_by_key(|(excess, violator)| (!before.contains_key(&violator.pod), Reverse(*excess)));
     found.truncate(MOST);
@@ -87,47 +91,49 @@ fn close(count: u32, number: u32) -> bool {
 }
 
 /// Pods of which it can be told what they draw: by devices that no other pod uses, or by their CPU use.
-fn claims<'a>(view: &PolicyView<'a>, policy: &Policy, verdict: &Verdict<'_>, history: &'a History) -> Vec<Claim<'a>> {
-    let mut devices = BTreeMap::<&PodName, Vec<&str>>::new();
-    for (uuid, reading) in &view.devices {
-        let mut tenants = reading.tenants.iter().filter(|pod| view.pods.contains_key(pod));
-        if let (Some(pod), None) = (tenants.next(), tenants.next()) {
-            devices.entry(pod).or_default().push(uuid);
-        }
-    }
+fn claims<'a>(view: &PolicyView<'a>, policy: &Policy, verdict: &Verdict<'_>, history: &History) -> Vec<Claim<'a>> {
     let host = policy.scope == PowerScope::DevicesAndHost;
     let for_cpus = policy.cap.saturating_sub(verdict.for_devices).divided(view.pods.len());
-    let claim = |(name, pod): (&&'a PodName, &&'a PodFacts)| {
-        let of_pod = devices.get(name).map(Vec::as_slice).unwrap_or_default();
-        if of_pod.is_empty() && (pod.gpus > 0 || !host) {
-            return None;
-        }
-        let limits: Vec<_> = of_pod.iter().filter_map(|uuid| verdict.limits.get(*uuid)).copied().collect();
-        let boards = of_pod.iter().map(|uuid| history.boards.get(*uuid));
-        let courses = boards.chain(host.then(|| history.pods.get(*name))).collect();
-        let share = limits.iter().copied().sum::<Watts>() + if host { for_cpus } else { Watts::ZERO };
-        Some(Claim { pod, limits, share, courses })
+    let begin = |(name, pod): (&&'a PodName, &&'a PodFacts)| {
+        let (share, power) = match host {
+            true => (for_cpus, history.pods.get(*name).and_then(|course| course.recent)),
+            false => (Watts::ZERO, Some(Watts::ZERO)),
+        };
+        (*name, Claim { pod, devices: Vec::new(), limit: None, share, power })
     };
-    view.pods.iter().filter_map(claim).collect()
+    let mut claims: BTreeMap<_, _> = view.pods.iter().map(begin).collect();
+    for (uuid, reading) in &view.devices {
+        let mut tenants = reading.tenants.iter().filter(|pod| view.pods.contains_key(pod));
+        let (Some(pod), None) = (tenants.next(), tenants.next()) else { continue };
+        let (Some(claim), Some(limit)) = (claims.get_mut(pod), verdict.limits.get(*uuid)) else { continue };
+        let recent = history.boards.get(*uuid).and_then(|course| course.recent);
+        claim.power = claim.power.zip(recent).map(|(power, recent)| power + recent);
+        claim.share = claim.share + *limit;
+        claim.limit = claim.limit.into_iter().chain([*limit]).min();
+        claim.devices.push(uuid);
+    }
+    claims.into_values().filter(|claim| !claim.devices.is_empty() || host && claim.pod.gpus == 0).collect()
 }
 
 impl Claim<'_> {
-    fn power(&self) -> Option<Watts> {
-        self.courses.as_ref()?.iter().map(|course| course.recent).sum()
+    /// The past of what it uses.
+    fn means<'h>(&self, history: &'h History, host: bool) -> Vec<&'h Window> {
+        let boards = self.devices.iter().filter_map(|uuid| history.boards.get(*uuid));
+        let cpus = history.pods.get(&self.pod.name).filter(|_| host);
+        boards.chain(cpus).map(|course| &course.means).collect()
     }
 
     fn violator(
         &self,
         power: Watts,
         known: Option<&Violator>,
-        verdict: &Verdict<'_>,
-        history: &History,
-        now: Timestamp,
+        ceiling: Option<Megahertz>,
+        means: &[&Window],
+        (history, now): (&History, Timestamp),
     ) -> Violator {
         let span = history.span;
-        let means: Vec<_> = self.courses.iter().flatten().map(|course| &course.means).collect();
         let since = outlook::since(self.pod, span);
-        let percent = since.and_then(|since| percent_above(&means, self.share, since, span.step(now)));
+        let percent = since.and_then(|since| percent_above(means, self.share, since, span.step(now)));
         let shown = known.and_then(|known| known.window_percent);
         let moved = shown.zip(percent).is_none_or(|(shown, percent)| shown.abs_diff(percent) >= PERCENT_MOVES_BY);
         Violator {
@@ -137,8 +143,8 @@ impl Claim<'_> {
             window_percent: if moved { percent } else { shown },
             recommendation: Recommendation {
                 action: Action::Throttle,
-                max_megahertz: verdict.ceiling.filter(|_| !self.limits.is_empty()).map(|ceiling| ceiling.get()),
-                device_watts: self.limits.iter().min().map(|limit| limit.floor()),
+                max_megahertz: ceiling.filter(|_| self.limit.is_some()).map(Megahertz::get),
+                device_watts: self.limit.map(Watts::floor),
             },
         }
     }
