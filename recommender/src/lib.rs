@@ -1,7 +1,7 @@
 //! The recommender: reads power and usage, decides who is capped how much, writes NodeFrequencies.
 //!
 //! ```text
-//!  Prometheus ──▶ observe/{dcgm, kepler, agents} ──────┐
+//!  Prometheus ──▶ observe/{dcgm, kepler, agents, …} ───┐
 //!                                                     ├─▶ observation ─▶ decide (pure) ─▶ plan ─▶ apply
 //!  API server ──▶ observe/{workloads, resources} ─────┘        ▲                            │
 //!       ▲                                                      └── what was written ◀───────┤

@@ -19,6 +19,7 @@ use powercap_recommender::{
     },
 };
 use prometheus::{Manner, Series, Server, State};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use serde_json::json;
 use world::World;
 
@@ -334,4 +335,70 @@ async fn meters_are_asked_in_bounded_number_and_forgotten_with_their_domain() {
     assert_eq!((known.len(), known.values().filter(|reading| read(reading)).count()), (300, 256));
     meters.ask(BTreeMap::new(), world.now).await;
     assert!(latest.get().meters.is_empty());
+}
+
+/// What may happen to a rack with a meter.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Seconds pass; the nodes are read, and the meter tells this much more than they draw, or nothing.
+    Read {
+        seconds: i64,
+        beyond: Option<u32>,
+    },
+    /// An agent acknowledges what it is told.
+    Acknowledge(usize),
+    Cap(u32),
+    NewLeader,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let beyond = prop_oneof![1 => Just(None), 4 => (0_u32..4000).prop_map(Some)];
+    prop_oneof![
+        5 => (1_i64..90, beyond).prop_map(|(seconds, beyond)| Event::Read { seconds, beyond }),
+        4 => (0_usize..2).prop_map(Event::Acknowledge),
+        1 => (6000_u32..14_000).prop_map(Event::Cap),
+        1 => Just(Event::NewLeader),
+    ]
+}
+
+fn happens(world: &mut World, event: &Event) {
+    match *event {
+        Event::Read { seconds, beyond } => {
+            world.read_again(seconds);
+            match beyond {
+                Some(beyond) => world.meter("rack", NODES + beyond),
+                None => world.observation.telemetry.meters.clear(),
+            }
+        }
+        Event::Acknowledge(node) => world.acknowledge(&format!("n{node}")),
+        Event::Cap(cap) => world.domain("rack", rack(cap)),
+        Event::NewLeader => world.new_leader(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_the_meter_tells_nothing_is_raised_beyond_the_cap(events in prop::collection::vec(event(), 1..40)) {
+        let mut world = unread();
+        world.turn();
+        for event in events {
+            happens(&mut world, &event);
+            let (before, unmanaged_before) = (world.grants(), world.observation.domains[0].status.clone());
+            let plan = world.turn();
+            let told = world.observation.telemetry.meters.get("rack").and_then(|meter| meter.power);
+            let unmanaged = unmanaged(&world);
+            let raised = world.grants().iter().zip(&before).any(|(now, before)| now > before && before.is_some());
+            if raised {
+                let figures = &plan.figures.domains["rack"];
+                let all = figures.committed.unwrap().ceil() + unmanaged.unwrap();
+                prop_assert!(all <= figures.cap.ceil(), "{all} of {}", figures.cap);
+            }
+            match told {
+                Some(meter) => prop_assert!(unmanaged.is_none_or(|watts| watts + NODES >= meter.value.ceil())),
+                None => prop_assert_eq!(unmanaged, unmanaged_before.and_then(|status| status.unmanaged_watts)),
+            }
+        }
+    }
 }

@@ -74,13 +74,15 @@ fn by_meter(view: &DomainView, domain: &Domain, readings: &Readings<'_>) -> (Unm
     let before = observation.metered.get(&domain.name).cloned();
     let mut metered = before.unwrap_or(Metered { held: shown, at: now, ..Metered::default() });
     let meter = usable(domain, readings).map(|sample| sample.value);
+    let mut may_fall = false;
     if let (Ok(meter), Ok(nodes)) = (&meter, accounted(view, readings)) {
         let bound = if metered.below_since.is_some() { AGREES_PERCENT } else { BELOW_PERCENT };
         let below = *meter < nodes.power.percent(bound);
         metered.below_since = below.then(|| metered.below_since.unwrap_or(now));
         metered.nodes.retain(|(at, _)| now.duration_since(*at) <= observation.stale_after());
         metered.nodes.push((now, nodes.power));
-        if !below {
+        may_fall = !below;
+        if may_fall {
             let nodes = metered.nodes.iter().map(|(_, watts)| *watts).max().unwrap_or_default();
             let rest = meter.saturating_sub(nodes).saturating_sub(view.unmanaged_within);
             metered.held = metered.held.map(|held| fallen(held, metered.at, now)).max(Some(rest));
@@ -88,7 +90,8 @@ fn by_meter(view: &DomainView, domain: &Domain, readings: &Readings<'_>) -> (Unm
     }
     // What passes without a reading lets nothing fall, not even afterwards.
     metered.at = now;
-    let watts = metered.held.map(|held| counts(shown, held, domain.cap));
+    let watts =
+        metered.held.map(|held| counts(shown, held, domain.cap).max(shown.filter(|_| !may_fall).unwrap_or_default()));
     let below_nodes = metered.below_since.is_some_and(|since| now.duration_since(since) > observation.stale_after());
     let unmanaged =
         Unmanaged { watts: watts.unwrap_or_default(), unknown: watts.is_none(), meter: Some(meter), below_nodes };
