@@ -216,7 +216,7 @@ impl Cycle {
         self.metrics.decided(&plan.figures, started.elapsed());
         self.memory.metered.clone_from(&plan.metered);
         drop(observation);
-        self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note_found(&plan.figures, now));
+        self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note(&plan.news, &plan.figures, now));
         if plan.is_empty() {
             self.memory.steps = plan.steps;
             self.memory.failures = 0;

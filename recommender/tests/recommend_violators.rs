@@ -22,7 +22,7 @@ fn scene(powers: &[u32]) -> World {
     }
     let started = world.now - SignedDuration::from_hours(48);
     world.observation.pods.iter_mut().for_each(|pod| pod.started = Some(started));
-    rounds(&mut world, 1);
+    rounds(&mut world, 2);
     world
 }
 

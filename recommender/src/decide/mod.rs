@@ -20,6 +20,7 @@ mod ceiling;
 mod domain;
 mod fleet;
 pub mod grants;
+mod news;
 mod node;
 mod outlook;
 mod policy;
@@ -44,7 +45,7 @@ use powercap_common::{
 use self::{
     boot_taint::Initialized, domain::DomainView, fleet::Fleet, node::Decided, policy::PolicyView, readings::Readings,
 };
-pub use self::{node::NodeWrite, outlook::Outlook};
+pub use self::{news::News, node::NodeWrite, outlook::Outlook};
 use crate::observation::{Metered, Observation, PodFacts};
 
 /// What is to be written, and what the decision knows for metrics.
@@ -62,6 +63,8 @@ pub struct Plan {
     pub steps: BTreeMap<PolicyId, Timestamp>,
     /// What was reckoned of each domain with a meter: likewise.
     pub metered: BTreeMap<String, Metered>,
+    /// What it saw that is not remembered yet.
+    pub news: News,
     /// Numbers for metrics.
     pub figures: Figures,
 }
@@ -120,6 +123,7 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
     plan.metered = unmanaged::settle(&mut domains, &readings).into_iter().collect();
+    plan.news = News::of(&readings);
     let policies = judge(&readings, &mut plan);
     let grants = grants(&domains, &fleet);
     let decided = Decided { domains: &domains, grants: &grants, policies: &policies };

@@ -1,5 +1,4 @@
-//! The past of everything: of boards and of pods' CPU use as their exporters tell it, of policies and domains
-//! as decisions found it.
+//! The past of everything, as decisions found it: of boards, of pods' CPU use, of policies and of domains.
 //!
 //! Must hold: what was seen is never overwritten by what is read of the past; what is gone for a whole window
 //! is forgotten, so that it stays as small as the cluster.
@@ -13,8 +12,10 @@ use super::{
     course::Course,
     window::{Span, Window},
 };
-use crate::decide::Figures;
-use crate::observation::{GpuReading, Hold, PodName, Sample};
+use crate::{
+    decide::{Figures, News},
+    observation::{Hold, PodName},
+};
 
 /// Whether the past was read from Prometheus.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,34 +62,24 @@ impl History {
         Self { span, ..Self::default() }
     }
 
-    /// Takes note of the latest readings.
-    pub fn note<'a>(
-        &mut self,
-        boards: impl Iterator<Item = (&'a String, &'a GpuReading)>,
-        pods: impl Iterator<Item = (&'a PodName, &'a Sample<Watts>)>,
-        now: Timestamp,
-    ) {
+    /// Takes note of what a decision saw, and of what it found that policies and domains draw.
+    pub fn note(&mut self, news: &News, figures: &Figures, now: Timestamp) {
         let span = self.span;
-        for (uuid, power) in boards.filter_map(|(uuid, gpu)| Some((uuid, gpu.power?))) {
+        for (uuid, power) in &news.boards {
             self.boards.entry(uuid.clone()).or_default().note(power.value, power.at, span);
         }
-        for (pod, power) in pods {
+        for (pod, power) in &news.pods {
             self.pods.entry(pod.clone()).or_default().note(power.value, power.at, span);
         }
         let now = span.step(now);
-        self.boards.retain(|_, course| course.peaks.reaches(now));
-        self.pods.retain(|_, course| course.peaks.reaches(now));
-    }
-
-    /// Takes note of what a decision found that policies and domains draw.
-    pub fn note_found(&mut self, figures: &Figures, now: Timestamp) {
-        let now = self.span.step(now);
         for (id, power) in figures.policies.iter().filter_map(|(id, figures)| Some((id, figures.power?))) {
             self.policies.entry(id.clone()).or_default().raise(now, power);
         }
         for (name, power) in figures.domains.iter().filter_map(|(name, figures)| Some((name, figures.power?))) {
             self.domains.entry(name.clone()).or_default().raise(now, power);
         }
+        self.boards.retain(|_, course| course.peaks.reaches(now));
+        self.pods.retain(|_, course| course.peaks.reaches(now));
         self.policies.retain(|_, window| window.reaches(now));
         self.domains.retain(|_, window| window.reaches(now));
     }
@@ -123,7 +114,7 @@ mod tests {
     use super::*;
     use crate::{
         decide::{DomainFigures, PolicyFigures},
-        observation::Source,
+        observation::{Sample, Source},
     };
     use jiff::SignedDuration;
 
@@ -132,8 +123,8 @@ mod tests {
         let (mut history, board) = (History::default(), "GPU-a".to_owned());
         let now = Timestamp::from_second(1_800_000).unwrap();
         let power = Sample { value: Watts::new(500), at: now, source: Source::Agent };
-        let reading = GpuReading { power: Some(power), ..GpuReading::default() };
-        history.note([(&board, &reading)].into_iter(), std::iter::empty(), now);
+        let news = News { boards: vec![(board.clone(), power)], pods: Vec::new() };
+        history.note(&news, &Figures::default(), now);
         let past = |watts| {
             let steps = vec![(999, Watts::new(300)), (1000, Watts::new(watts))];
             vec![PastOf { owner: board.clone(), steps }]
@@ -153,7 +144,7 @@ mod tests {
             let mut figures = Figures::default();
             figures.policies.insert(id.clone(), PolicyFigures { power, ..PolicyFigures::default() });
             figures.domains.insert(domain.clone(), DomainFigures { power, ..DomainFigures::default() });
-            history.note_found(&figures, now);
+            history.note(&News::default(), &figures, now);
         };
         found(&mut history, Some(Watts::new(5)), now);
         found(&mut history, None, now + SignedDuration::from_hours(23));

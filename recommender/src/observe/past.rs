@@ -31,6 +31,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause after a question that failed, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(600)];
 
+/// No board and no CPUs draw more; what claims to is no reading.
+const MOST_PLAUSIBLE: Watts = Watts::new(20_000);
+
 /// Labels of our own metrics of policies and domains.
 pub(super) const OWN_LABELS: [&str; 4] = ["exported_namespace", "namespace", "policy", "domain"];
 
@@ -81,15 +84,17 @@ impl PastReader {
         let pod = |labels: &SeriesLabels| kepler::pod_of(labels, &self.names);
         let read = async {
             let (peaks, means) = (
-                self.past(&queries.board_peaks, times, board).await?,
-                self.past(&queries.board_means, times, board).await?,
+                self.past(&queries.board_peaks, times, MOST_PLAUSIBLE, board).await?,
+                self.past(&queries.board_means, times, MOST_PLAUSIBLE, board).await?,
             );
             self.keep(|history| history::fill(&mut history.boards, peaks, means));
-            let (peaks, means) =
-                (self.past(&queries.pod_peaks, times, pod).await?, self.past(&queries.pod_means, times, pod).await?);
+            let (peaks, means) = (
+                self.past(&queries.pod_peaks, times, MOST_PLAUSIBLE, pod).await?,
+                self.past(&queries.pod_means, times, MOST_PLAUSIBLE, pod).await?,
+            );
             self.keep(|history| history::fill(&mut history.pods, peaks, means));
-            let policies = self.past(&queries.policies, times, policy).await?;
-            let domains = self.past(&queries.domains, times, domain).await?;
+            let policies = self.past(&queries.policies, times, Watts::from_milliwatts(u64::MAX), policy).await?;
+            let domains = self.past(&queries.domains, times, Watts::from_milliwatts(u64::MAX), domain).await?;
             self.keep(|history| {
                 history::fill_windows(&mut history.policies, policies);
                 history::fill_windows(&mut history.domains, domains);
@@ -110,6 +115,7 @@ impl PastReader {
         &self,
         query: &str,
         times: Times,
+        most: Watts,
         owner: impl Fn(&SeriesLabels) -> Option<K>,
     ) -> Result<Vec<PastOf<K>>, Hold> {
         let answer = self.prometheus.range(query, times, TIMEOUT).await;
@@ -118,7 +124,8 @@ impl PastReader {
             tracing::warn!(query, error = &error as &dyn std::error::Error, "the past was not read");
             Hold::new(Reason::HistoryUnavailable, format!("Prometheus: {}", in_full(&error)))
         })?;
-        let of_one = |trace: Trace| Some(PastOf { owner: owner(&trace.labels)?, steps: steps(&trace, self.span) });
+        let of_one =
+            |trace: Trace| Some(PastOf { owner: owner(&trace.labels)?, steps: steps(&trace, self.span, most) });
         Ok(traces.into_iter().filter_map(of_one).collect())
     }
 }
@@ -169,11 +176,11 @@ fn times(span: Span, now: Timestamp) -> Times {
 }
 
 /// What is evaluated at the end of a step is of that step.
-fn steps(trace: &Trace, span: Span) -> Vec<(i64, Watts)> {
+fn steps(trace: &Trace, span: Span, most: Watts) -> Vec<(i64, Watts)> {
     let of_step = |(at, value): &(f64, f64)| {
         #[expect(clippy::cast_possible_truncation, reason = "a time of some day")]
         let end = (at.round() as i64).div_euclid(span.step_seconds);
-        Some((end - 1, Watts::from_measurement(*value)?))
+        Some((end - 1, Watts::from_measurement(*value).filter(|watts| *watts <= most)?))
     };
     trace.points.iter().filter_map(of_step).collect()
 }

@@ -99,7 +99,6 @@ impl Inquiry {
             telemetry.of_cpus(cpus, names, asked_at);
             telemetry.of_agents(agents, names, asked_at);
             telemetry.forget_before(dcgm::before(asked_at, FORGET_AFTER));
-            telemetry.remember(asked_at);
             let stale_after = stale_after(self.collection_interval);
             let boards = telemetry.gpus.iter().filter_map(|(uuid, gpu)| {
                 let power = |gpu: &GpuReading| gpu.power;
@@ -186,14 +185,6 @@ impl Telemetry {
         self.agents.extend(agents::heard(&times, asked_at, &names.agent));
         self.agent_gpus.extend(agents::gpus(&times, &power, &clock, asked_at, &names.agent));
         self.agent_cpu.extend(agents::cpus(&times, &cpus, asked_at, &names.agent));
-    }
-
-    /// Of a board that both tell, the exporter's reading, as in decisions.
-    fn remember(&mut self, now: Timestamp) {
-        let Self { gpus, agent_gpus, pod_cpu, history, .. } = self;
-        let by_agents_alone =
-            agent_gpus.iter().filter(|(uuid, _)| gpus.get(*uuid).is_none_or(|gpu| gpu.power.is_none()));
-        Arc::make_mut(history).note(gpus.iter().chain(by_agents_alone), pod_cpu.iter(), now);
     }
 
     fn forget_before(&mut self, oldest: Timestamp) {

@@ -156,8 +156,6 @@ impl World {
         let meters = telemetry.meters.values_mut().filter_map(|meter| meter.power.as_mut());
         let cpus = telemetry.node_cpu.values_mut().chain(telemetry.pod_cpu.values_mut());
         cpus.chain(meters).for_each(|sample| sample.at = self.now);
-        let (boards, pods) = (telemetry.gpus.iter(), telemetry.pod_cpu.iter());
-        Arc::make_mut(&mut telemetry.history).note(boards, pods, self.now);
     }
 
     pub fn pass(&mut self, seconds: i64) {
@@ -186,7 +184,7 @@ impl World {
         }
         self.observation.steps = plan.steps.clone();
         self.observation.metered = plan.metered.clone();
-        Arc::make_mut(&mut self.observation.telemetry.history).note_found(&plan.figures, self.now);
+        Arc::make_mut(&mut self.observation.telemetry.history).note(&plan.news, &plan.figures, self.now);
         for (id, status) in &plan.policies {
             let named = |object: &&mut Arc<PowerCappingPolicy>| object.metadata.name.as_ref() == Some(&id.name);
             let object = self.observation.policies.iter_mut().find(named).unwrap();
