@@ -217,5 +217,13 @@ pub fn brake_reason(domain: &PowerDomain) -> Reason {
 #[must_use]
 pub fn share(domain: &PowerDomain) -> Option<Watts> {
     let nodes = domain.status.as_ref().map_or(1, |status| status.nodes.max(1));
-    Some(Domain::try_from(domain).ok()?.budget().divided(nodes as usize))
+    let unmanaged = Watts::new(unmanaged(domain));
+    Some(Domain::try_from(domain).ok()?.cap.saturating_sub(unmanaged).divided(nodes as usize))
+}
+
+/// What counts as unmanaged in a domain: as it is written, or by its meter.
+#[must_use]
+pub fn unmanaged(domain: &PowerDomain) -> u32 {
+    let metered = domain.status.as_ref().and_then(|status| status.unmanaged_watts);
+    metered.unwrap_or(domain.spec.unmanaged_watts)
 }

@@ -14,3 +14,4 @@ pub mod rows;
 pub mod table;
 pub mod target;
 pub mod top;
+pub mod violators;

@@ -20,6 +20,16 @@ pub const fn mend(reason: Reason) -> Option<&'static str> {
         Reason::PrometheusUnavailable => {
             "see that Prometheus runs, and that --prometheus-url of the recommender is its address"
         }
+        Reason::MeterUnavailable => {
+            "ask Prometheus spec.meter.query of the domain: it must answer with one series, in watts, of the last moments"
+        }
+        Reason::MeterBelowNodes => {
+            "see that spec.meter.query counts every feed of the domain, in watts, and that the nodes stand behind it"
+        }
+        Reason::HistoryUnavailable => {
+            "see why Prometheus does not answer query_range: its log, --query.max-samples, --query.timeout; a shorter \
+             --history-window-hours of the recommender asks for less"
+        }
         Reason::NoMatchingPods => "correct spec.selector, or wait for such a pod to run",
         Reason::TargetNotFound => "correct spec.targetRef, or create the workload that it names",
         Reason::TargetWithoutSelector => "write spec.selector in the place of spec.targetRef",

@@ -13,7 +13,7 @@ use powercap_cli::{
     },
 };
 use powercap_common::{
-    api::{Brake, BrakeStatus, LeaseTerms, OnExpiry},
+    api::{Brake, BrakeStatus, LeaseTerms, OnExpiry, Recommendation, Violator},
     reason::Reason,
 };
 use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
@@ -85,6 +85,27 @@ Why:
 What you can do:
   - Raise spec.powerCapLimitWatts of powercappingpolicy/demo/training (now 1050 W): from 1474 W on, which is 424 W more, it holds none of its 2 boards back.
 ");
+}
+
+#[test]
+fn a_policy_is_told_with_the_pods_that_draw_more_than_their_share() {
+    let mut caps = rack();
+    let violator = |pod: &str, percent: Option<u32>, clock: Option<u32>| {
+        let recommendation =
+            Recommendation { max_megahertz: clock, device_watts: Some(525), ..Recommendation::default() };
+        Violator { pod: pod.into(), power_watts: 640, share_watts: 525, window_percent: percent, recommendation }
+    };
+    let status = caps.policies[0].status.as_mut().unwrap();
+    status.violators = vec![violator("training-0", Some(82), Some(1410)), violator("training-1", None, None)];
+    status.violator_count = 2;
+    let answer = cap::policy(&caps.policies[0], &caps);
+    assert!(answer.summary.ends_with(" 2 pods draw more than their share."), "{}", answer.summary);
+    let table = "
+ABOVE ITS SHARE  POWER W  SHARE W  TIME ABOVE  RECOMMENDED
+training-0       640      525      82 %        Throttle to 1410 MHz, 525 W a board
+training-1       640      525      -           Throttle to 525 W a board
+";
+    assert!(answer.text(now()).contains(table), "{}", answer.text(now()));
 }
 
 #[test]

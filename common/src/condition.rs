@@ -41,6 +41,8 @@ pub mod kind {
     pub const DATA_FRESH: &str = "DataFresh";
     /// Sources that measure the same device agree; said only while they do not.
     pub const SOURCES_AGREE: &str = "SourcesAgree";
+    /// The power of the past was read; said only while it could not be.
+    pub const HISTORY_READ: &str = "HistoryRead";
     /// Power crossed the capping threshold and has not fallen below the release threshold since.
     pub const CAP_TRIGGERED: &str = "CapTriggered";
     /// Measured power is at or below the cap.

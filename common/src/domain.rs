@@ -15,8 +15,8 @@ pub struct Domain {
     pub cap: Watts,
     /// The nodes in it.
     pub nodes: Selector,
-    /// What nothing here controls; always below the cap.
-    pub unmanaged: Watts,
+    /// What nothing here controls, as it is written; always below the cap. None: a meter tells it.
+    pub unmanaged: Option<Watts>,
     /// What a node draws beside its devices.
     pub overhead: NodeOverhead,
     /// What each node falls back to in silence and under the brake.
@@ -53,12 +53,6 @@ impl TryFrom<&api::Tenancy> for Tenancy {
 }
 
 impl Domain {
-    /// What is left of the cap for nodes.
-    #[must_use]
-    pub fn budget(&self) -> Watts {
-        self.cap.saturating_sub(self.unmanaged)
-    }
-
     /// As it stands in `setBy`.
     #[must_use]
     pub fn set_by(&self) -> String {
@@ -99,6 +93,9 @@ pub enum DomainError {
         /// As written.
         unmanaged: u32,
     },
+    /// Two words for one thing.
+    #[error("spec.meter and spec.unmanagedWatts exclude each other; take one of them away")]
+    TwiceUnmanaged,
     /// An overhead beyond what a node can have.
     #[error("spec.nodeOverhead.percent is {0}; write at most 50")]
     Overhead(u32),
@@ -122,6 +119,9 @@ impl TryFrom<&PowerDomain> for Domain {
         if unmanaged >= cap {
             return Err(DomainError::NothingLeft { cap, unmanaged });
         }
+        if spec.meter.is_some() && unmanaged > 0 {
+            return Err(DomainError::TwiceUnmanaged);
+        }
         if spec.node_overhead.percent > 50 {
             return Err(DomainError::Overhead(spec.node_overhead.percent));
         }
@@ -129,7 +129,7 @@ impl TryFrom<&PowerDomain> for Domain {
             name: object.metadata.name.clone().ok_or(DomainError::Unnamed)?,
             cap: Watts::new(cap),
             nodes: Selector::try_from(&spec.node_selector)?,
-            unmanaged: Watts::new(unmanaged),
+            unmanaged: spec.meter.is_none().then_some(Watts::new(unmanaged)),
             overhead: spec.node_overhead,
             fallback: spec.node_defaults.fallback_watts.map(Watts::new),
             tenancy: spec.tenancy.as_ref().map(Tenancy::try_from).transpose()?,
@@ -161,6 +161,10 @@ mod tests {
         let selector = json!({"matchLabels": {"rack": "r1"}});
         for (spec, says) in [
             (json!({"powerCapLimitWatts": 5, "unmanagedWatts": 5, "nodeSelector": selector}), "raise the cap"),
+            (
+                json!({"powerCapLimitWatts": 5, "unmanagedWatts": 1, "meter": {"query": "x"}, "nodeSelector": selector}),
+                "take one of them away",
+            ),
             (json!({"powerCapLimitWatts": 5, "nodeSelector": {}}), "spec.nodeSelector: names no label"),
             (
                 json!({"powerCapLimitWatts": 5, "nodeSelector": selector, "nodeOverhead": {"percent": 51}}),

@@ -86,6 +86,12 @@ reasons! {
     ImplausibleReading,
     /// Two sources tell different power of one device for longer than three collection intervals, by more than sensors err; the higher counts and nothing is relaxed.
     SourcesDiffer,
+    /// The domain's meter does not answer, or with what cannot be its power; what was unmanaged stays so, and nothing is raised on it.
+    MeterUnavailable,
+    /// The domain's meter tells over 10 % less than its nodes draw by their own readings; the higher counts, and what is unmanaged does not fall.
+    MeterBelowNodes,
+    /// The power of the past could not be read; peaks and forecasts know what was seen since, and nothing waits for it.
+    HistoryUnavailable,
     /// No running pod with a device matches the selector.
     NoMatchingPods,
     /// No node matches the selector.

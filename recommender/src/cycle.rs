@@ -35,10 +35,12 @@ use crate::{
     flags::Flags,
     leader::{Candidate, Leadership},
     metrics::Metrics,
-    observation::{Observation, Telemetry, Told},
+    observation::{Metered, Observation, Telemetry, Told},
     observe::{
         Observer, SILENT_AFTER,
+        meters::Meters,
         names::Names,
+        past::PastReader,
         prometheus::Prometheus,
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
@@ -69,12 +71,17 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let names = names(&flags)?;
     let keep = |folder| Recorder::start(folder, flags.record_limit(), metrics.clone());
     let recorder = flags.record.as_deref().map(keep).transpose()?;
-    let prometheus = Prometheus::new(flags.access(), names.labels());
+    let prometheus = Arc::new(Prometheus::new(flags.access(), names.labels()));
     let (stop, stopped) = watch::channel(false);
     let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
-    let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest, metrics.clone());
+    let leads = Arc::new(Notify::new());
+    let past = PastReader::new(Arc::clone(&prometheus), names.clone(), latest.clone(), metrics.clone(), flags.span());
+    tasks.spawn(past.follow(Arc::clone(&leads)));
+    let meters = Meters::new(Arc::clone(&prometheus), latest.clone(), metrics.clone());
+    tasks.spawn(meters.poll(flags.cycle(), observer.meter_queries(), Arc::clone(&changed)));
+    let inquiry = Inquiry::new(prometheus, names, flags.collection_interval(), latest.clone(), metrics.clone());
     tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
     let (announcer, announcing) = Announcer::new(client.clone(), &flags.identity, metrics.clone());
     tasks.spawn(announcing);
@@ -91,6 +98,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             announcer,
             leadership,
             changed,
+            latest,
+            leads,
             metrics,
             memory: Memory::default(),
             terms_seen: Arc::default(),
@@ -155,6 +164,7 @@ struct Memory {
     uncertain: BTreeMap<String, Watts>,
     steps: BTreeMap<PolicyId, Timestamp>,
     told: Told,
+    metered: BTreeMap<String, Metered>,
     failures: u32,
 }
 
@@ -164,6 +174,9 @@ struct Cycle {
     announcer: Announcer,
     leadership: watch::Receiver<Option<Leadership>>,
     changed: Arc<Notify>,
+    latest: LatestTelemetry,
+    /// Notified when a term begins: the past is read.
+    leads: Arc<Notify>,
     metrics: Metrics,
     memory: Memory,
     terms_seen: Arc<AtomicI64>,
@@ -222,9 +235,12 @@ impl Cycle {
         self.metrics.decided(&plan.figures, started.elapsed());
         self.memory.told.clone_from(&plan.notices.told);
         self.announcer.tell(plan.notices.clone());
-        if let Some(recorder) = &self.recorder {
-            recorder.keep(now, observation, Arc::clone(&plan));
+        self.memory.metered.clone_from(&plan.metered);
+        match &self.recorder {
+            Some(recorder) => recorder.keep(now, observation, Arc::clone(&plan)),
+            None => drop(observation),
         }
+        self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note(&plan.news, &plan.figures, now));
         if plan.is_empty() {
             self.memory.steps.clone_from(&plan.steps);
             self.memory.failures = 0;
@@ -254,12 +270,14 @@ impl Cycle {
                 Some((PolicyId { namespace, name }, now))
             });
             self.memory = Memory { term, steps: ids.collect(), ..Memory::default() };
+            self.leads.notify_one();
         }
         observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
         observation.agent_lease_seconds = self.agent_lease_seconds;
         observation.uncertain.clone_from(&self.memory.uncertain);
         observation.steps.clone_from(&self.memory.steps);
         observation.told.clone_from(&self.memory.told);
+        observation.metered.clone_from(&self.memory.metered);
     }
 
     fn note(&mut self, outcome: Outcome) {

@@ -6,7 +6,7 @@ use powercap_common::telemetry::prometheus;
 use powercap_process::LogFormat;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use crate::observe::prometheus::Access;
+use crate::{model::window::Span, observe::prometheus::Access};
 
 /// Reads power and usage, decides who is capped how much, and writes it to NodeFrequencies and to the
 /// status of policies and domains.
@@ -85,6 +85,15 @@ pub struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = prometheus::COLLECTION_INTERVAL_SECONDS, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub collection_interval_seconds: u32,
 
+    /// How far back peaks of policies and domains are told, and the time that a pod was above its share: in 48
+    /// steps, read from Prometheus when leadership begins.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=168))]
+    pub history_window_hours: u32,
+
+    /// A peak of the past counts half as much in forecasts after this.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=168))]
+    pub forecast_half_life_hours: u32,
+
     /// How long a node agent keeps to what it was told without having seen the leader's Lease renewed; then
     /// its node goes down to the fallback watts of its domains, or holds what it has where they name none
     /// (10 to 86400; 0: agents keep to it for ever).
@@ -141,6 +150,13 @@ impl Flags {
     #[must_use]
     pub fn record_limit(&self) -> u64 {
         self.record_limit_mib << 20
+    }
+
+    /// How far back is remembered, and for how long it counts.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        let hours = |hours: u32| jiff::SignedDuration::from_hours(hours.into());
+        Span::of(hours(self.history_window_hours), hours(self.forecast_half_life_hours))
     }
 
     /// The cycle.

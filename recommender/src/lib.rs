@@ -1,7 +1,7 @@
 //! The recommender: reads power and usage, decides who is capped how much, writes NodeFrequencies.
 //!
 //! ```text
-//!  Prometheus ──▶ observe/{dcgm, kepler, agents} ──────┐
+//!  Prometheus ──▶ observe/{dcgm, kepler, agents, …} ───┐
 //!                                                     ├─▶ observation ─▶ decide (pure) ─▶ plan ─▶ apply
 //!  API server ──▶ observe/{workloads, resources} ─────┘        ▲                            │
 //!       ▲                                                      └── what was written ◀───────┤
@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`observation`] | everything that a decision sees, as plain data: the seam between the two sides |
 //! | [`observe`] | reflectors and queries, which fill an observation |
+//! | [`model`] | what is remembered of power: windows of the past, peaks, forecasts |
 //! | [`decide`] | the decision: pure, total, deterministic |
 //! | [`algorithms`] | how watts are shared out, behind one trait |
 //! | [`apply`] | server-side apply of a plan |
@@ -27,6 +28,7 @@ pub mod decide;
 pub mod flags;
 pub mod leader;
 pub mod metrics;
+pub mod model;
 pub mod observation;
 pub mod observe;
 pub mod record;

@@ -1,10 +1,12 @@
 //! Our own metrics, `powercap_*`.
 
 use std::{
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
+use powercap_common::units::Watts;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -64,10 +66,14 @@ struct SourceLabels {
 pub struct Metrics {
     policy_cap: Family<PolicyLabels, FloatGauge>,
     policy_power: Family<PolicyLabels, FloatGauge>,
+    policy_peak: Family<PolicyLabels, FloatGauge>,
+    policy_forecast: Family<PolicyLabels, FloatGauge>,
     domain_cap: Family<DomainLabels, FloatGauge>,
     domain_power: Family<DomainLabels, FloatGauge>,
     domain_committed: Family<DomainLabels, FloatGauge>,
     domain_headroom: Family<DomainLabels, FloatGauge>,
+    domain_peak: Family<DomainLabels, FloatGauge>,
+    domain_forecast: Family<DomainLabels, FloatGauge>,
     node_grant: Family<NodeLabels, FloatGauge>,
     node_unattributed: Family<NodeLabels, FloatGauge>,
     events: Family<ResultLabels, Counter>,
@@ -89,6 +95,13 @@ impl Metrics {
         let watts = || Unit::Other("watts".to_owned());
         registry.register_with_unit("policy_cap", format!("Cap {policy}"), watts(), metrics.policy_cap.clone());
         registry.register_with_unit("policy_power", format!("Power {policy}"), watts(), metrics.policy_power.clone());
+        let (peak, forecast) = ("Highest power in the window of the past", "Peaks of the past, the older the less");
+        registry.register_with_unit("policy_peak", format!("{peak} {policy}"), watts(), metrics.policy_peak.clone());
+        let help = format!("{forecast}, {policy}");
+        registry.register_with_unit("policy_forecast", help, watts(), metrics.policy_forecast.clone());
+        registry.register_with_unit("domain_peak", format!("{peak} of a domain"), watts(), metrics.domain_peak.clone());
+        let help = format!("{forecast}, of a domain");
+        registry.register_with_unit("domain_forecast", help, watts(), metrics.domain_forecast.clone());
         registry.register_with_unit("domain_cap", "Cap of a domain at its meter", watts(), metrics.domain_cap.clone());
         registry.register_with_unit("domain_power", "Power of a domain", watts(), metrics.domain_power.clone());
         let help = "Watts that a domain's nodes may be drawing under what they were promised";
@@ -119,12 +132,15 @@ impl Metrics {
             decision.observe(took.as_secs_f64());
         }
         self.forget();
-        for (id, (cap, power)) in &figures.policies {
+        for (id, figures) in &figures.policies {
             let labels = PolicyLabels { namespace: id.namespace.clone(), policy: id.name.clone() };
-            self.policy_cap.get_or_create(&labels).set(cap.as_f64());
-            if let Some(power) = power {
-                self.policy_power.get_or_create(&labels).set(power.as_f64());
-            }
+            self.policy_cap.get_or_create(&labels).set(figures.cap.as_f64());
+            let known = [
+                (&self.policy_power, figures.power),
+                (&self.policy_peak, figures.outlook.peak),
+                (&self.policy_forecast, figures.outlook.forecast),
+            ];
+            set_known(known, &labels);
         }
         for (name, figures) in &figures.domains {
             let labels = DomainLabels { domain: name.clone() };
@@ -133,12 +149,10 @@ impl Metrics {
                 (&self.domain_power, figures.power),
                 (&self.domain_committed, figures.committed),
                 (&self.domain_headroom, figures.headroom),
+                (&self.domain_peak, figures.outlook.peak),
+                (&self.domain_forecast, figures.outlook.forecast),
             ];
-            for (family, watts) in known {
-                if let Some(watts) = watts {
-                    family.get_or_create(&labels).set(watts.as_f64());
-                }
-            }
+            set_known(known, &labels);
         }
         for (node, grant) in &figures.grants {
             self.node_grant.get_or_create(&NodeLabels { node: node.clone() }).set(grant.as_f64());
@@ -150,9 +164,13 @@ impl Metrics {
 
     /// Drops what only a leader knows.
     pub fn forget(&self) {
-        self.policy_cap.clear();
-        self.policy_power.clear();
+        for family in [&self.policy_cap, &self.policy_power, &self.policy_peak, &self.policy_forecast] {
+            family.clear();
+        }
         for family in [&self.domain_cap, &self.domain_power, &self.domain_committed, &self.domain_headroom] {
+            family.clear();
+        }
+        for family in [&self.domain_peak, &self.domain_forecast] {
             family.clear();
         }
         self.node_grant.clear();
@@ -191,5 +209,14 @@ impl Metrics {
     /// Whether this process may write.
     pub fn leading(&self, leads: bool) {
         self.is_leader.set(i64::from(leads));
+    }
+}
+
+/// What is not known has no series.
+fn set_known<L: Clone + Eq + Hash, const N: usize>(known: [(&Family<L, FloatGauge>, Option<Watts>); N], labels: &L) {
+    for (family, watts) in known {
+        if let Some(watts) = watts {
+            family.get_or_create(labels).set(watts.as_f64());
+        }
     }
 }

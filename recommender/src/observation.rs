@@ -22,6 +22,8 @@ use powercap_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::model::history::History;
+
 /// What the recommender knows at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -57,8 +59,23 @@ pub struct Observation {
     /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
     /// ever.
     pub agent_lease_seconds: Option<u32>,
+    /// What the last decision reckoned of each domain with a meter.
+    pub metered: BTreeMap<String, Metered>,
     /// The interval at which the exporters collect; three of them make a reading stale.
     pub collection_interval: SignedDuration,
+}
+
+/// What is remembered of a domain with a meter from one decision to the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metered {
+    /// What it draws unmanaged: rises at once, falls slowly. None: its meter was never read.
+    pub held: Option<Watts>,
+    /// When that was reckoned.
+    pub at: Timestamp,
+    /// What its nodes drew of late, each with its time.
+    pub nodes: Vec<(Timestamp, Watts)>,
+    /// Since when the meter tells less than the nodes draw.
+    pub below_since: Option<Timestamp>,
 }
 
 /// What matters of a Node.
@@ -151,6 +168,8 @@ pub struct PodFacts {
     pub controller: Option<Controller>,
     /// Tells it from an earlier one of the same name.
     pub uid: String,
+    /// When its kubelet took it on: what its devices drew before was drawn by others.
+    pub started: Option<Timestamp>,
 }
 
 /// The last readings of every series, kept while they are of any use.
@@ -178,6 +197,10 @@ pub struct Telemetry {
     pub agents: BTreeMap<String, Timestamp>,
     /// Whether the last question about agents was answered: if not, none is called silent.
     pub agents_answered: bool,
+    /// What the meters of domains tell, by the domain's name.
+    pub meters: BTreeMap<String, MeterReading>,
+    /// What is remembered of power.
+    pub history: Arc<History>,
     /// What went wrong with the last questions about GPUs.
     pub gpu_problem: Option<Hold>,
     /// What went wrong with the last questions about CPUs.
@@ -223,6 +246,15 @@ pub struct GpuReading {
     pub clock: Option<Sample<Megahertz>>,
 }
 
+/// What a domain's meter told last, and what was wrong with the last question, if anything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeterReading {
+    /// Power of the whole domain, alternating current.
+    pub power: Option<Sample<Watts>>,
+    /// Why the last question gave none.
+    pub problem: Option<Hold>,
+}
+
 /// A value, when it was measured (on our clock), and who said so.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample<T> {
@@ -243,6 +275,8 @@ pub enum Source {
     Kepler,
     /// The node's agent, by its own sensors.
     Agent,
+    /// A domain's meter.
+    Meter,
 }
 
 impl fmt::Display for Source {
@@ -251,6 +285,7 @@ impl fmt::Display for Source {
             Self::DcgmExporter => "the DCGM exporter",
             Self::Kepler => "Kepler",
             Self::Agent => "the node agent",
+            Self::Meter => "its meter",
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use powercap_common::{policy::PolicyId, units::Watts};
 use powercap_recommender::{
-    decide::{DomainFigures, Figures},
+    decide::{DomainFigures, Figures, Outlook, PolicyFigures},
     metrics::Metrics,
 };
 use prometheus_client::encoding::text::encode;
@@ -16,9 +16,11 @@ fn exposed() -> BTreeMap<String, String> {
     let (metrics, registry) = Metrics::register();
     let watts = Watts::new(1);
     let policy = PolicyId { namespace: "llm".into(), name: "chat".into() };
-    let domain = DomainFigures { cap: watts, power: Some(watts), committed: Some(watts), headroom: Some(watts) };
+    let outlook = Outlook { peak: Some(watts), forecast: Some(watts) };
+    let domain =
+        DomainFigures { cap: watts, power: Some(watts), committed: Some(watts), headroom: Some(watts), outlook };
     let figures = Figures {
-        policies: [(policy, (watts, Some(watts)))].into(),
+        policies: [(policy, PolicyFigures { cap: watts, power: Some(watts), outlook })].into(),
         domains: [("rack".to_owned(), domain)].into(),
         grants: [("n0".to_owned(), watts)].into(),
         unattributed: [("n0".to_owned(), watts)].into(),

@@ -14,6 +14,7 @@ use powercap_common::api::NodeFrequenciesSpec;
 use powercap_recommender::{
     decide::Plan,
     metrics::Metrics,
+    observation::Telemetry,
     observe::{
         names::Names,
         prometheus::{Access, Prometheus},
@@ -86,7 +87,8 @@ impl Scene {
         }
         self.inquiry.ask_all(self.world.now).await;
         assert!(self.server.state().asked <= QUERIES_A_ROUND);
-        self.world.observation.telemetry = self.latest.get();
+        let history = std::mem::take(&mut self.world.observation.telemetry.history);
+        self.world.observation.telemetry = Telemetry { history, ..self.latest.get() };
         tenants::attribute(&mut self.world.observation, self.world.now);
         self.world.turn()
     }

@@ -9,6 +9,7 @@ use crate::{
     mend::mend_word,
     rows::{BoardRow, DomainRow, NodeRow, PolicyRow},
     table::{age, table},
+    violators::ViolatorRow,
 };
 
 /// Why something runs as it does, and what a person can do about it.
@@ -25,6 +26,9 @@ pub struct Answer {
     /// The policy, where it is about one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyRow>,
+    /// Pods that draw more than their share of the policy's cap.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub violators: Vec<ViolatorRow>,
     /// Nodes that it concerns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeRow>,
@@ -105,6 +109,7 @@ impl Answer {
         };
         paragraph(table_of(&self.domains));
         paragraph(table_of(&self.policies));
+        paragraph(table_of(&self.violators));
         paragraph(table_of(&self.nodes));
         paragraph(table_of(&self.boards));
         let since = |at: Timestamp| format!(" Since {at:.0}, {} ago.", age(at, now));

@@ -14,8 +14,9 @@ use super::{
     boards,
 };
 use crate::{
-    caps::{Caps, Conditions, domain_set_by, policy_set_by},
+    caps::{Caps, Conditions, domain_set_by, policy_set_by, unmanaged},
     rows::{DomainRow, NodeRow, PolicyRow},
+    violators::ViolatorRow,
 };
 
 /// What a policy does to its pods' boards.
@@ -24,11 +25,14 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
     let set_by = policy_set_by(policy);
     let mut answer = Answer::new(set_by.clone(), String::new());
     answer.policies.push(PolicyRow::from(policy));
+    let status = policy.status.as_ref();
+    answer.violators =
+        status.into_iter().flat_map(|status| status.violators.iter().cloned()).map(ViolatorRow).collect();
     let boards = caps.nodes.iter().flat_map(|node| ordered_by(node, &set_by).map(move |gpu| (node, gpu)));
     let held = boards::explain(&boards.collect::<Vec<_>>(), caps, &mut answer);
     say(&set_by, policy.conditions(), &mut answer);
     let cap = policy.spec.power_cap_limit_watts;
-    let draws = draws(policy.status.as_ref().and_then(|status| status.current_power_watts), Who::Pods);
+    let draws = draws(status.and_then(|status| status.current_power_watts), Who::Pods);
     answer.summary = match policy.spec.mode {
         Mode::Off => format!("{set_by} is switched off: it measures and changes nothing."),
         Mode::Advise => {
@@ -44,6 +48,11 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
             held.down_to()
         ),
     };
+    match status.map_or(0, |status| status.violator_count) {
+        0 => {}
+        1 => answer.summary.push_str(" One pod draws more than its share."),
+        count => answer.summary.push_str(&format!(" {count} pods draw more than their share.")),
+    }
     answer
 }
 
@@ -70,7 +79,7 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
         || "what its nodes may be drawing is not known".to_owned(),
         |watts| format!("{watts} W are promised to its nodes"),
     );
-    let unmanaged = match domain.spec.unmanaged_watts {
+    let unmanaged = match unmanaged(domain) {
         0 => String::new(),
         watts => format!(", {watts} W are counted as unmanaged"),
     };

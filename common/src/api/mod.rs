@@ -17,11 +17,11 @@ pub use node_frequencies::{
     NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
-    CappedPod, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus,
-    PowerScope, TargetRef,
+    Action, CappedPod, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec,
+    PowerCappingPolicyStatus, PowerScope, Recommendation, TargetRef, Violator,
 };
 pub use power_domain::{
-    Brake, BrakeStatus, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus, SharedDevices,
+    Brake, BrakeStatus, Meter, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus, SharedDevices,
     Tenancy,
 };
 

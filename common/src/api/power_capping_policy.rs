@@ -158,7 +158,8 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerCappingPolicyStatus {
-    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible, and Overlapped while a policy that comes first
+    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible; SourcesAgree and HistoryRead while they do not hold,
+    /// Permitted while a domain permits less than is asked for, and Overlapped while a policy that comes first
     /// selects some of its devices too.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -166,6 +167,13 @@ pub struct PowerCappingPolicyStatus {
     /// The power of the selected pods at the last reading, in watts; absent when it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_power_watts: Option<u32>,
+    /// The most that they drew in the recommender's window of the past (a day, by default), in watts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_power_watts: Option<u32>,
+    /// The most that they are expected to draw, in watts: the peaks of the window, each of which counts half as
+    /// much after a half-life (a day, by default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast_power_watts: Option<u32>,
     /// Running pods that the selector matches.
     #[serde(default)]
     pub matched_pods: u32,
@@ -193,6 +201,13 @@ pub struct PowerCappingPolicyStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub capped: Vec<CappedPod>,
+    /// Pods that draw more than their share of the cap: those that do so most, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub violators: Vec<Violator>,
+    /// How many pods do so; above ten within a tenth.
+    #[serde(default)]
+    pub violator_count: u32,
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -232,4 +247,46 @@ pub struct CappedPod {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 384))]
     pub set_by: Option<String>,
+}
+
+/// A pod that draws more than its share of its policy's cap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Violator {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: String,
+    /// What it draws, as the mean of about a minute, in watts.
+    pub power_watts: u32,
+    /// Its share of the cap, in watts: the power limits of its devices, and an equal part of what is kept for CPUs.
+    pub share_watts: u32,
+    /// In how much of the past that is known of it, at most the recommender's window, its mean power was above
+    /// this share (0 to 100 percent of the half hours, by default); absent while nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub window_percent: Option<u32>,
+    /// What brings it down to its share.
+    pub recommendation: Recommendation,
+}
+
+/// What brings a pod down to its share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recommendation {
+    /// What to do; in mode `Enforce` it is being done.
+    pub action: Action,
+    /// The clock ceiling of its devices, in megahertz; absent when none is needed yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_megahertz: Option<u32>,
+    /// The power limit of each of its devices, in watts; absent for a pod without devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_watts: Option<u32>,
+}
+
+/// What can be done to a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    /// Its devices get a lower clock or power limit.
+    #[default]
+    Throttle,
 }

@@ -38,6 +38,9 @@ use super::{AlgorithmSpec, Mode, NodeOverhead};
 #[x_kube(validation = Rule::new("self.unmanagedWatts < self.powerCapLimitWatts")
     .message("unmanagedWatts must be below powerCapLimitWatts, or nothing is left for the nodes; raise the cap or lower unmanagedWatts")
     .field_path(".unmanagedWatts"))]
+#[x_kube(validation = Rule::new("!has(self.meter) || self.unmanagedWatts == 0")
+    .message("meter and unmanagedWatts exclude each other, since the meter tells what is unmanaged; take one of them away")
+    .field_path(".unmanagedWatts"))]
 pub struct PowerDomainSpec {
     /// The most power that the domain may draw, alternating current at its meter, in watts (1 to
     /// 1,000,000,000).
@@ -54,10 +57,15 @@ pub struct PowerDomainSpec {
         .message("nodeSelector must name at least one label, for example matchLabels: {topology.kubernetes.io/rack: r1}; for every node write matchExpressions: [{key: kubernetes.io/os, operator: Exists}]"))]
     pub node_selector: LabelSelector,
 
-    /// Power in the domain that nothing here controls (switches, storage, other machines), in watts.
+    /// Power in the domain that nothing here controls (switches, storage, other machines), in watts. Where a
+    /// meter can be read, write `meter` instead.
     #[serde(default)]
     #[schemars(range(max = 1_000_000_000))]
     pub unmanaged_watts: u32,
+
+    /// What measures the domain: what it tells beyond its nodes is unmanaged. Absent: `unmanagedWatts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meter: Option<Meter>,
 
     /// What a node draws beside the devices that its agent measures.
     #[serde(default)]
@@ -124,6 +132,16 @@ pub enum SharedDevices {
     Allow,
 }
 
+/// A PDU or BMC that Prometheus scrapes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Meter {
+    /// PromQL that answers with one series: the alternating current of the whole domain, in watts, such as
+    /// `sum(pdu_power_watts{rack="r1"})`. It is asked as the recommender, which reads all of Prometheus: let
+    /// those write domains alone who may see that.
+    #[schemars(length(min = 1, max = 2000))]
+    pub query: String,
+}
+
 /// Names another domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ParentRef {
@@ -170,7 +188,8 @@ pub struct BrakeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerDomainStatus {
-    /// Ready, Placed, DataFresh, WithinCap, Feasible, and Braked once the recommender has pulled the brake.
+    /// Ready, Placed, DataFresh, WithinCap, Feasible; Braked once the recommender has pulled the brake;
+    /// SourcesAgree and HistoryRead while they do not hold.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
@@ -182,6 +201,18 @@ pub struct PowerDomainStatus {
     /// holds, and CPU power beyond that of the pods; absent when the power is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattributed_watts: Option<u32>,
+    /// The most that it drew in the recommender's window of the past (a day, by default), in watts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_power_watts: Option<u32>,
+    /// The most that it is expected to draw, in watts: the peaks of the window, each of which counts half as much
+    /// after a half-life (a day, by default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast_power_watts: Option<u32>,
+    /// What the domain draws beside its nodes by its meter, as it counts: at once when it rises, in minutes when
+    /// it falls, and a step of 1 % of the cap on top. What the domains within it draw so is not in it. Absent
+    /// without a meter, and until it was read for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmanaged_watts: Option<u32>,
     /// Watts promised to nodes; absent while a node has not acknowledged anything yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub committed_watts: Option<u32>,

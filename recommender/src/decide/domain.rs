@@ -1,9 +1,6 @@
 //! Domains: which nodes share a budget, what each is wished, and what people are told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,17 +13,20 @@ use powercap_common::{
 };
 
 use super::{
+    accounted::{Accounted, accounted},
     brake,
     fleet::{self, Fleet, NodeView},
     grants::Budget,
     labelled::Labelled,
+    outlook::{self, Outlook},
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
+    unmanaged::Unmanaged,
 };
 use crate::{
     algorithms::{self, Algorithm, Uniform},
-    observation::{Apart, Hold, Observation},
+    observation::{Hold, Observation},
 };
 
 /// A domain as written, as understood, and where it stands. Nodes and domains are told by their index.
@@ -45,6 +45,8 @@ pub struct DomainView {
     pub parent: Option<usize>,
     /// All that it is within, the nearest first.
     pub ancestors: Vec<usize>,
+    /// What it draws beside its nodes and the domains within it, and what its meter tells of that.
+    pub unmanaged: Unmanaged,
     /// What the domains within it draw unmanaged.
     pub unmanaged_within: Watts,
     /// What is wrong with where it stands.
@@ -75,6 +77,7 @@ impl DomainView {
             members: Vec::new(),
             parent: None,
             ancestors: Vec::new(),
+            unmanaged: Unmanaged::of(object),
             unmanaged_within: Watts::ZERO,
             misplaced: None,
         }
@@ -88,7 +91,7 @@ impl DomainView {
 
     /// What is left of its cap for nodes.
     pub fn watts(&self, domain: &Domain) -> Watts {
-        domain.budget().saturating_sub(self.unmanaged_within)
+        domain.cap.saturating_sub(self.unmanaged.watts).saturating_sub(self.unmanaged_within)
     }
 }
 
@@ -123,6 +126,8 @@ pub struct DomainReport {
     pub status: PowerDomainStatus,
     /// Measured, exactly.
     pub power: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 /// The status, given what each of its nodes is committed for after this decision's writes, and what of its
@@ -150,7 +155,7 @@ pub fn report(
         Err(error) => {
             let message = format!("{error}. Until then its nodes keep their grants");
             say(&mut status.conditions, kind::READY, Truth::False, Reason::InvalidSpec, message);
-            return DomainReport { status, power: None };
+            return DomainReport { status, power: None, outlook: Outlook::default() };
         }
     };
 
@@ -164,26 +169,31 @@ pub fn report(
         refused.map_or(readiness, |hold| (Truth::False, hold.reason, hold.message.clone()));
     say(&mut status.conditions, kind::READY, ready, ready_reason, message);
 
-    let power = measured(view, domain, readings);
-    let of_nodes: Option<Watts> = view.members.iter().map(|&at| unattributed[at]).sum();
-    let nobodys = of_nodes.filter(|_| power.is_ok()).map(|watts| domain.unmanaged + view.unmanaged_within + watts);
-    status.unattributed_watts = nobodys.map(|watts| steady(status.unattributed_watts, watts, &Bounds { edges: &[] }));
+    status.unmanaged_watts = view.unmanaged.shown();
+    let nodes = accounted(view, readings);
+    let power_of_nodes = nodes.as_ref().ok().map(|nodes| nodes.power);
+    let power = nodes.map(|nodes| view.unmanaged.with_nodes(nodes, view.unmanaged_within));
+    let of_nobody: Option<Watts> = view.members.iter().map(|&at| unattributed[at]).sum();
+    let of_pods = power_of_nodes.zip(of_nobody).map(|(nodes, of_nobody)| nodes.saturating_sub(of_nobody));
+    let rest = power.as_ref().ok().zip(of_pods).map(|(all, of_pods)| all.power.saturating_sub(of_pods));
+    status.unattributed_watts = rest.map(|watts| steady(status.unattributed_watts, watts, &Bounds { edges: &[] }));
     match &power {
-        Ok(Measured { power, apart, .. }) => {
+        Ok(Accounted { power, apart, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };
             let shown = steady(status.current_power_watts, *power, &bounds);
             status.current_power_watts = Some(shown);
-            let message = format!("recent readings of every node ({})", view.members.len());
-            say(&mut status.conditions, kind::DATA_FRESH, Truth::True, Reason::DataFresh, message);
+            let (fresh, reason, message) = view.unmanaged.freshness(view.members.len());
+            say(&mut status.conditions, kind::DATA_FRESH, fresh, reason, message);
             let (reason, word) = match *power <= domain.cap {
                 true => (Reason::PowerBelowCap, "within"),
                 false => (Reason::PowerAboveCap, "above"),
             };
             let message = format!("{shown} W (unmanaged included) is {word} the cap of {} W", domain.cap.floor());
             say(&mut status.conditions, kind::WITHIN_CAP, (*power <= domain.cap).into(), reason, message);
-            match differences(apart) {
-                Some(message) => {
-                    say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+            let apart = differences(apart).map(|message| (Reason::SourcesDiffer, message));
+            match apart.or_else(|| view.unmanaged.disagreement()) {
+                Some((reason, message)) => {
+                    say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, reason, message);
                 }
                 None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
             }
@@ -208,7 +218,16 @@ pub fn report(
         }
         None => status.conditions.retain(|condition| condition.type_ != kind::BRAKED),
     }
-    DomainReport { status, power: power.ok().map(|measured| measured.power) }
+    let (power, history) = (power.ok().map(|measured| measured.power), &*observation.telemetry.history);
+    let past = history.domains.get(&domain.name).cloned().unwrap_or_default();
+    let outlook = Outlook::of(past, power, history, now);
+    let shown = [status.peak_power_watts, status.forecast_power_watts];
+    [status.peak_power_watts, status.forecast_power_watts] = outlook.shown(shown, history);
+    match outlook::trouble(history) {
+        Some((truth, reason, message)) => say(&mut status.conditions, kind::HISTORY_READ, truth, reason, message),
+        None => status.conditions.retain(|condition| condition.type_ != kind::HISTORY_READ),
+    }
+    DomainReport { status, power, outlook }
 }
 
 fn place(view: &DomainView, names: &[&str]) -> (Truth, Reason, String) {
@@ -292,45 +311,6 @@ fn readiness(
     }
 }
 
-/// Power at the meter.
-struct Measured<'a> {
-    power: Watts,
-    /// When the oldest reading was taken.
-    oldest: Timestamp,
-    /// Devices of which two sources tell different power.
-    apart: Vec<(String, &'a Apart)>,
-}
-
-/// By the readings of every device and the rule for what stands beside them.
-fn measured<'a>(view: &DomainView, domain: &Domain, readings: &Readings<'a>) -> Result<Measured<'a>, Hold> {
-    if view.members.is_empty() {
-        return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
-    }
-    let &Readings { fleet, observation, now, .. } = readings;
-    let (mut oldest, mut apart) = (now, Vec::new());
-    let members: BTreeSet<_> = view.members.iter().copied().collect();
-    let mut devices = vec![Watts::ZERO; fleet.nodes.len()];
-    let expected = fleet.boards.keys().map(|uuid| (*uuid, None));
-    let seen = observation.telemetry.gpus.iter().map(|(uuid, reading)| (uuid.as_str(), Some(reading)));
-    let places = expected.chain(seen).filter_map(|(uuid, reading)| Some((uuid, fleet.node_of_gpu(uuid, reading)?)));
-    let places: BTreeMap<_, _> = places.filter(|(_, at)| members.contains(at)).collect();
-    for (uuid, at) in places {
-        let counted = readings.of_board(uuid)?;
-        devices[at] = devices[at] + counted.power.value;
-        oldest = oldest.min(counted.power.at);
-        apart.extend(counted.apart.map(|apart| (format!("{uuid} on {}", fleet.nodes[at].name), apart)));
-    }
-    let mut power = domain.unmanaged + view.unmanaged_within;
-    for &at in &view.members {
-        let name = fleet.nodes[at].name;
-        let cpus = readings.of_cpus(name)?;
-        power = power + fleet.nodes[at].overhead.node_power(devices[at] + cpus.power.value);
-        oldest = oldest.min(cpus.power.at);
-        apart.extend(cpus.apart.map(|apart| (format!("the CPUs of {name}"), apart)));
-    }
-    Ok(Measured { power, oldest, apart })
-}
-
 /// Whether the cap can be kept, and what binds if not.
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {
     let nodes = || view.members.iter().map(|&at| &fleet.nodes[at]);
@@ -352,7 +332,7 @@ fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth,
         0 => String::new(),
         lost => format!(", with {lost} that nothing holds at their most"),
     };
-    let unmanaged = domain.unmanaged + view.unmanaged_within;
+    let unmanaged = view.unmanaged.watts + view.unmanaged_within;
     let message = format!(
         "the nodes draw about {} W at their lowest settings ({} W by their devices{lost}, {} W beside them), more than the {budget} W that {} W unmanaged leave of the cap of {} W",
         floors.ceil(),

@@ -1,9 +1,9 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ──────────────────────────────────┐
-//!                      └─▶ domain ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────────┤
-//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀───┘
+//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ─────────────────────────────────────────┐
+//!                      └─▶ domain, unmanaged ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────┤
+//!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──────────┘
 //! ```
 //!
 //! What draws how much is asked of `readings` alone, which knows whose reading counts.
@@ -13,6 +13,7 @@
 //! memory is what it wrote: specs, statuses, and the steps in the observation. An empty plan means
 //! converged.
 
+mod accounted;
 mod attribution;
 pub mod boot_taint;
 mod brake;
@@ -25,7 +26,9 @@ mod fleet;
 pub mod grants;
 mod groups;
 mod labelled;
+mod news;
 mod node;
+mod outlook;
 mod overlap;
 mod performance;
 mod policy;
@@ -38,6 +41,8 @@ mod steady;
 mod tenancy;
 mod throttle;
 mod tree;
+mod unmanaged;
+mod violators;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -49,7 +54,6 @@ use powercap_common::{
 };
 use serde::Serialize;
 
-pub use self::node::NodeWrite;
 use self::{
     boot_taint::Initialized,
     domain::DomainView,
@@ -64,7 +68,8 @@ use self::{
     tenancy::Rules,
     tree::Wishes,
 };
-use crate::observation::{Observation, pairs};
+pub use self::{news::News, node::NodeWrite, outlook::Outlook};
+use crate::observation::{Metered, Observation, pairs};
 
 /// What is to be written, and what the decision knows for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -82,6 +87,11 @@ pub struct Plan {
     pub steps: BTreeMap<PolicyId, Timestamp>,
     /// What people are told by events.
     pub notices: Notices,
+    /// What was reckoned of each domain with a meter: likewise.
+    pub metered: BTreeMap<String, Metered>,
+    /// What it saw that is not remembered yet: of the observation, so that a record need not keep it.
+    #[serde(skip)]
+    pub news: News,
     /// Numbers for metrics.
     pub figures: Figures,
 }
@@ -89,15 +99,26 @@ pub struct Plan {
 /// Numbers for metrics; what is not known is not there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
-    /// Cap and power of each policy that is understood and not off.
+    /// Of each policy that is understood and not off.
     #[serde(serialize_with = "pairs::serialize")]
-    pub policies: BTreeMap<PolicyId, (Watts, Option<Watts>)>,
-    /// Cap, power and committed watts of each domain that is understood, and its budget.
+    pub policies: BTreeMap<PolicyId, PolicyFigures>,
+    /// Of each domain that is understood.
     pub domains: BTreeMap<String, DomainFigures>,
     /// Each node's grant.
     pub grants: BTreeMap<String, Watts>,
     /// What of each node's power no pod accounts for.
     pub unattributed: BTreeMap<String, Watts>,
+}
+
+/// Numbers of one policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PolicyFigures {
+    /// Its cap.
+    pub cap: Watts,
+    /// Power of its pods, measured.
+    pub power: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 /// Numbers of one domain.
@@ -111,6 +132,8 @@ pub struct DomainFigures {
     pub committed: Option<Watts>,
     /// The budget less what is committed.
     pub headroom: Option<Watts>,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
 }
 
 impl Plan {
@@ -126,9 +149,11 @@ impl Plan {
 pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let mut fleet = Fleet::of(observation);
     let mut plan = Plan::default();
-    let domains = domains(observation, &fleet);
+    let mut domains = domains(observation, &fleet);
     domain::count_nodes(&domains, &mut fleet);
     let readings = Readings::of(&fleet, observation, now);
+    plan.metered = unmanaged::settle(&mut domains, &readings).into_iter().collect();
+    plan.news = News::of(&readings);
     let groups = Groups::of(&fleet, observation);
     let views = views(&domains, &readings);
     let wishes = wishes(&domains, &views, &readings);
@@ -197,10 +222,11 @@ fn report_policies(judged: &Judged<'_>, domains: &[DomainView], readings: &Readi
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
         let mut status = match view.policy.as_ref().ok().zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
-                let figures = (policy.cap, verdict.power.as_ref().ok().copied());
+                let power = verdict.power.as_ref().ok().copied();
+                let figures = PolicyFigures { cap: policy.cap, power, outlook: verdict.outlook };
                 plan.figures.policies.insert(id.clone(), figures);
                 plan.steps.extend(verdict.changed_at.map(|changed_at| (id.clone(), changed_at)));
-                report::judged(judged, view, policy, verdict, now)
+                report::judged(judged, view, policy, verdict, readings)
             }
             None => report::unjudged(view, now),
         };
@@ -250,7 +276,13 @@ fn report_domains(
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));
-            let figures = DomainFigures { cap: domain.cap, power: report.power, committed: sum, headroom };
+            let figures = DomainFigures {
+                cap: domain.cap,
+                power: report.power,
+                committed: sum,
+                headroom,
+                outlook: report.outlook,
+            };
             plan.figures.domains.insert(name.clone(), figures);
         }
         if view.object.status.as_ref() != Some(&report.status) {

@@ -23,6 +23,7 @@ use super::{
     groups::Groups,
     labelled::Labelled,
     node,
+    outlook::{self, Outlook},
     overlap::{First, Taken},
     performance,
     readings::Readings,
@@ -86,6 +87,8 @@ pub struct Verdict<'a> {
     pub performance_floor: Option<(Watts, String)>,
     /// What is left of the cap for its devices.
     pub for_devices: Watts,
+    /// Its peak and forecast.
+    pub outlook: Outlook,
     /// What else the cap has to cover.
     pub beside: Beside,
     /// Why its algorithm's shares were not used.
@@ -246,6 +249,9 @@ pub fn judge<'a>(
     let performance_floor = performance_floor(policy, &devices, &overlapped);
     let clocks = clocks(view, readings);
     let refused = shared.refused;
+    let history = &observation.telemetry.history;
+    let past = outlook::of_policy(view, policy, history, now);
+    let outlook = Outlook::of(past, power.as_ref().ok().copied(), history, now);
     Verdict {
         power,
         clocks,
@@ -260,6 +266,7 @@ pub fn judge<'a>(
         beside,
         refused,
         overlapped,
+        outlook,
     }
 }
 

@@ -100,6 +100,11 @@ impl<'a> Readings<'a> {
         }
     }
 
+    /// Power of every board of which something counts, by UUID.
+    pub fn counted(&self) -> impl Iterator<Item = (&'a str, Sample<Watts>)> {
+        self.boards.iter().filter_map(|(uuid, counted)| Some((*uuid, counted.as_ref().ok()?.power)))
+    }
+
     /// What counts of a node's CPUs.
     ///
     /// # Errors

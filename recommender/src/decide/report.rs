@@ -11,9 +11,11 @@ use powercap_common::{
 };
 
 use super::{
+    outlook,
     policy::{Beside, PolicyView, Verdict},
-    readings::differences,
+    readings::{Readings, differences},
     steady::{Bounds, steady},
+    violators::violators,
 };
 
 /// The status of a policy that could be judged, one of `all`.
@@ -22,8 +24,9 @@ pub fn judged(
     view: &PolicyView<'_>,
     policy: &Policy,
     verdict: &Verdict<'_>,
-    now: Timestamp,
+    readings: &Readings<'_>,
 ) -> PowerCappingPolicyStatus {
+    let (now, history) = (readings.now, &*readings.observation.telemetry.history);
     let mut status = beginning(view, now);
     let mut say = teller(view, now);
     let (pods, devices) = (view.pods.len(), view.devices.len() + view.shared.len() + view.barred.len());
@@ -31,6 +34,15 @@ pub fn judged(
     status.recommended_max_megahertz = verdict.ceilings.lowest.map(|ceiling| ceiling.get());
     status.recommended_device_watts = lowest_limit(view, verdict);
     status.host_reserve_watts = Some(verdict.beside.host.floor()).filter(|watts| *watts > 0);
+
+    let shown = [status.peak_power_watts, status.forecast_power_watts];
+    [status.peak_power_watts, status.forecast_power_watts] = verdict.outlook.shown(shown, history);
+    let listed = (std::mem::take(&mut status.violators), status.violator_count);
+    (status.violators, status.violator_count) = violators(listed, view, policy, verdict, (history, now));
+    match outlook::trouble(history) {
+        Some((truth, reason, message)) => say(&mut status, kind::HISTORY_READ, truth, reason, message),
+        None => status.conditions.retain(|condition| condition.type_ != kind::HISTORY_READ),
+    }
 
     let (ready, reason, message) = readiness(view, policy, verdict);
     say(&mut status, kind::READY, ready, reason, message);
@@ -170,6 +182,8 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
         }
     };
     (status.matched_pods, status.matched_devices, status.current_power_watts) = (0, 0, None);
+    (status.violators, status.violator_count) = (Vec::new(), 0);
+    (status.peak_power_watts, status.forecast_power_watts) = (None, None);
     if matches!(reason, Reason::SwitchedOff | Reason::NotPermitted) {
         (status.recommended_max_megahertz, status.recommended_device_watts) = (None, None);
         status.host_reserve_watts = None;

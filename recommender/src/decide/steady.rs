@@ -19,6 +19,14 @@ pub fn steady(shown: Option<u32>, power: Watts, bounds: &Bounds<'_>) -> u32 {
     if close && bounds.edges.iter().all(same_side) { shown } else { new }
 }
 
+/// What to show for watts that only drift, such as a forecast: what is shown already, unless it is off by more
+/// than 10 W and 2 %.
+#[must_use]
+pub fn settled(shown: Option<u32>, watts: Watts) -> u32 {
+    let new = watts.ceil();
+    shown.filter(|shown| shown.abs_diff(new) <= (shown / 50).max(10)).unwrap_or(new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,10 +70,9 @@ pub fn plant(views: &mut [DomainView], fleet: &Fleet<'_>) {
         views[at].ancestors = ancestors;
     }
     for at in 0..views.len() {
-        let (members, unmanaged) = (views[at].own.clone(), views[at].object.spec.unmanaged_watts);
+        let members = views[at].own.clone();
         for ancestor in views[at].ancestors.clone() {
             views[ancestor].members.extend(&members);
-            views[ancestor].unmanaged_within = views[ancestor].unmanaged_within + Watts::new(unmanaged);
         }
         views[at].members.extend(members);
     }
@@ -154,7 +153,7 @@ fn share(view: &DomainView, claim: impl Fn(&usize) -> Claim, fleet: &Fleet<'_>) 
         return (view.members.iter().map(|node| (*node, granted(node))).collect(), None);
     };
     let claims: Vec<_> = view.members.iter().map(claim).collect();
-    let holds = view.misplaced.as_ref().is_some_and(Misplaced::hides_a_cap);
+    let holds = view.unmanaged.unknown || view.misplaced.as_ref().is_some_and(Misplaced::hides_a_cap);
     // The bounds of the field. A grant of nothing cannot be written; `Feasible` says that such a cap
     // cannot be kept.
     let (least, highest) = (Watts::new(1), Watts::new(1_000_000));
@@ -168,7 +167,7 @@ fn share(view: &DomainView, claim: impl Fn(&usize) -> Claim, fleet: &Fleet<'_>) 
 }
 
 /// Domains by index, those within others first.
-fn leaves_first(views: &[DomainView]) -> Vec<usize> {
+pub fn leaves_first(views: &[DomainView]) -> Vec<usize> {
     let mut order: Vec<_> = (0..views.len()).collect();
     order.sort_by_key(|at| Reverse(views[*at].ancestors.len()));
     order

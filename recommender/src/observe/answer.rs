@@ -1,6 +1,6 @@
-//! The body of an answer to an instant query, read as it arrives.
+//! The body of an answer to a query, instant or over a range, read as it arrives.
 //!
-//! Must hold: an answer that is not complete is an error, never an empty vector. Of a series' labels only
+//! Must hold: an answer that is not complete is an error, never an empty one. Of a series' labels only
 //! those that somebody asks for are kept; the others become one number, which still tells series apart
 //! (8,000 boards with twenty labels each, in a dozen answers, would be hundreds of megabytes).
 
@@ -9,12 +9,14 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     io::{BufReader, Read},
+    marker::PhantomData,
+    num::ParseFloatError,
     sync::Arc,
 };
 
 use serde::{
     Deserialize,
-    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use super::prometheus::PrometheusError;
@@ -73,18 +75,60 @@ impl Element {
     }
 }
 
+/// One series over a range of time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// The labels that were kept.
+    pub labels: SeriesLabels,
+    /// When each value was evaluated, on Prometheus's clock, in seconds since 1970, and the value.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// What an answer holds of each series.
+pub trait OfSeries: Sized {
+    /// What Prometheus calls a list of them.
+    const RESULT_TYPE: &'static str;
+    /// Its values as they stand in the answer: pairs of a time and the text of a number.
+    type Values: DeserializeOwned;
+
+    /// Of one series with these labels.
+    ///
+    /// # Errors
+    /// When a text is no number.
+    fn of(labels: SeriesLabels, others: u64, values: Self::Values) -> Result<Self, ParseFloatError>;
+}
+
+impl OfSeries for Element {
+    const RESULT_TYPE: &'static str = "vector";
+    type Values = (f64, String);
+
+    fn of(labels: SeriesLabels, others: u64, (evaluated_at, value): (f64, String)) -> Result<Self, ParseFloatError> {
+        Ok(Self { labels, others, evaluated_at, value: value.parse()? })
+    }
+}
+
+impl OfSeries for Trace {
+    const RESULT_TYPE: &'static str = "matrix";
+    type Values = Vec<(f64, String)>;
+
+    fn of(labels: SeriesLabels, _others: u64, values: Self::Values) -> Result<Self, ParseFloatError> {
+        let points = values.into_iter().map(|(at, value)| Ok((at, value.parse()?))).collect::<Result<_, _>>()?;
+        Ok(Self { labels, points })
+    }
+}
+
 /// What tells one series from others.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity<'a>(u64, Vec<&'a (Arc<str>, Box<str>)>);
 
-/// Reads the body of an answer to an instant query.
+/// Reads the body of an answer.
 ///
 /// # Errors
-/// When it is not a complete vector.
-pub fn read(body: impl Read, kept: &Kept) -> Result<Vec<Element>, PrometheusError> {
+/// When it is not complete.
+pub fn read<S: OfSeries>(body: impl Read, kept: &Kept) -> Result<Vec<S>, PrometheusError> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(body));
     let unreadable = |error| PrometheusError::ReadAnswer(Box::new(error));
-    let answer = json.deserialize_map(AnswerOf(kept)).map_err(unreadable)?;
+    let answer = json.deserialize_map(AnswerOf(kept, PhantomData)).map_err(unreadable)?;
     json.end().map_err(unreadable)?;
     // Thanos and Mimir warn when some of what should have been asked was not.
     if !answer.warnings.is_empty() {
@@ -94,27 +138,26 @@ pub fn read(body: impl Read, kept: &Kept) -> Result<Vec<Element>, PrometheusErro
     answer.elements.ok_or_else(no_data)
 }
 
-#[derive(Default)]
-struct Answer {
-    elements: Option<Vec<Element>>,
+struct Answer<S> {
+    elements: Option<Vec<S>>,
     error: Option<String>,
     warnings: Vec<String>,
 }
 
-struct AnswerOf<'k>(&'k Kept);
+struct AnswerOf<'k, S>(&'k Kept, PhantomData<S>);
 
-impl<'de> Visitor<'de> for AnswerOf<'_> {
-    type Value = Answer;
+impl<'de, S: OfSeries> Visitor<'de> for AnswerOf<'_, S> {
+    type Value = Answer<S>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an answer of Prometheus")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer, A::Error> {
-        let mut answer = Answer::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer<S>, A::Error> {
+        let mut answer = Answer { elements: None, error: None, warnings: Vec::new() };
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "data" => answer.elements = map.next_value_seed(DataOf(self.0))?,
+                "data" => answer.elements = map.next_value_seed(DataOf(self.0, PhantomData))?,
                 "error" => answer.error = map.next_value()?,
                 "warnings" => answer.warnings = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 _ => _ = map.next_value::<IgnoredAny>()?,
@@ -124,21 +167,21 @@ impl<'de> Visitor<'de> for AnswerOf<'_> {
     }
 }
 
-struct DataOf<'k>(&'k Kept);
+struct DataOf<'k, S>(&'k Kept, PhantomData<S>);
 
-impl<'de> DeserializeSeed<'de> for DataOf<'_> {
-    type Value = Option<Vec<Element>>;
+impl<'de, S: OfSeries> DeserializeSeed<'de> for DataOf<'_, S> {
+    type Value = Option<Vec<S>>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for DataOf<'_> {
-    type Value = Option<Vec<Element>>;
+impl<'de, S: OfSeries> Visitor<'de> for DataOf<'_, S> {
+    type Value = Option<Vec<S>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an instant vector")
+        write!(f, "a {}", S::RESULT_TYPE)
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -146,83 +189,83 @@ impl<'de> Visitor<'de> for DataOf<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut is_vector, mut elements) = (false, None);
+        let (mut is_of_type, mut elements) = (false, None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "resultType" => is_vector = map.next_value::<String>()? == "vector",
-                "result" => elements = Some(map.next_value_seed(ElementsOf(self.0))?),
+                "resultType" => is_of_type = map.next_value::<String>()? == S::RESULT_TYPE,
+                "result" => elements = Some(map.next_value_seed(ElementsOf(self.0, PhantomData))?),
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        if is_vector { Ok(elements) } else { Err(A::Error::custom("the result is no vector")) }
+        if is_of_type { Ok(elements) } else { Err(A::Error::custom(format!("the result is no {}", S::RESULT_TYPE))) }
     }
 }
 
-struct ElementsOf<'k>(&'k Kept);
+struct ElementsOf<'k, S>(&'k Kept, PhantomData<S>);
 
-impl<'de> DeserializeSeed<'de> for ElementsOf<'_> {
-    type Value = Vec<Element>;
+impl<'de, S: OfSeries> DeserializeSeed<'de> for ElementsOf<'_, S> {
+    type Value = Vec<S>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for ElementsOf<'_> {
-    type Value = Vec<Element>;
+impl<'de, S: OfSeries> Visitor<'de> for ElementsOf<'_, S> {
+    type Value = Vec<S>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of series with a value each")
+        f.write_str("a list of series with their values")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
-        while let Some(element) = seq.next_element_seed(ElementOf(self.0))? {
+        while let Some(element) = seq.next_element_seed(ElementOf(self.0, PhantomData))? {
             elements.push(element);
         }
         Ok(elements)
     }
 }
 
-struct ElementOf<'k>(&'k Kept);
+struct ElementOf<'k, S>(&'k Kept, PhantomData<S>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Field {
     Metric,
-    Value,
+    #[serde(alias = "value")]
+    Values,
     #[serde(other)]
     Other,
 }
 
-impl<'de> DeserializeSeed<'de> for ElementOf<'_> {
-    type Value = Element;
+impl<'de, S: OfSeries> DeserializeSeed<'de> for ElementOf<'_, S> {
+    type Value = S;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Element, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<S, D::Error> {
         json.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for ElementOf<'_> {
-    type Value = Element;
+impl<'de, S: OfSeries> Visitor<'de> for ElementOf<'_, S> {
+    type Value = S;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a series with a value")
+        f.write_str("a series with its values")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Element, A::Error> {
-        let (mut metric, mut sample) = (None, None);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<S, A::Error> {
+        let (mut metric, mut values) = (None, None);
         while let Some(field) = map.next_key()? {
             match field {
                 Field::Metric => metric = Some(map.next_value_seed(LabelsOf(self.0))?),
-                Field::Value => sample = Some(map.next_value::<(f64, String)>()?),
+                Field::Values => values = Some(map.next_value::<S::Values>()?),
                 Field::Other => _ = map.next_value::<IgnoredAny>()?,
             }
         }
         let (labels, others) = metric.ok_or_else(|| A::Error::missing_field("metric"))?;
-        let (evaluated_at, value) = sample.ok_or_else(|| A::Error::missing_field("value"))?;
-        let value = value.parse().map_err(A::Error::custom)?;
-        Ok(Element { labels, others, evaluated_at, value })
+        let values = values.ok_or_else(|| A::Error::missing_field("values"))?;
+        S::of(labels, others, values).map_err(A::Error::custom)
     }
 }
 

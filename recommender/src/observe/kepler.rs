@@ -12,7 +12,7 @@ use powercap_common::{reason::Reason, telemetry::kepler, units::Watts};
 use super::{
     answer::{Element, SeriesLabels},
     dcgm::{before, what_is_wrong, with_ages},
-    names::{KeplerLegacyNames, Names},
+    names::{KeplerLegacyNames, KeplerNames, Names},
 };
 use crate::observation::{Hold, PodName, Sample, Source};
 
@@ -33,11 +33,17 @@ pub fn queries(names: &Names, collection_interval: SignedDuration) -> [String; 4
             format!("timestamp({watts}) or min by ({by}) (timestamp({joules}))"),
         ]
     };
-    let pods = format!("{}{{{zone}=\"{package}\",{}=\"running\"}}", new.pod_watts, kepler::STATE);
+    let pods = running_pods(new);
     let nodes = format!("{}{{{zone}=\"{package}\"}}", new.node_watts);
     let [pods, pod_times] = either(&pods, old.container_joules.as_str(), &format!("{}, {}", old.namespace, old.pod));
     let [nodes, node_times] = either(&nodes, old.node_joules.as_str(), old.node.as_str());
     [pods, pod_times, nodes, node_times]
+}
+
+/// The series of pods' watts that count.
+pub(super) fn running_pods(names: &KeplerNames) -> String {
+    let (zone, package, state) = (kepler::ZONE, kepler::ZONE_PACKAGE, kepler::STATE);
+    format!("{}{{{zone}=\"{package}\",{state}=\"running\"}}", names.pod_watts)
 }
 
 /// CPU power of each running pod.
@@ -82,6 +88,11 @@ pub fn rejected(nodes: &[Element], pods: &[Element], names: &Names) -> BTreeMap<
 struct Owned<K> {
     owner: K,
     legacy: bool,
+}
+
+/// The pod that a series is of.
+pub(super) fn pod_of(labels: &SeriesLabels, names: &Names) -> Option<PodName> {
+    pod(labels, names).map(|owned| owned.owner)
 }
 
 fn pod(labels: &SeriesLabels, names: &Names) -> Option<Owned<PodName>> {

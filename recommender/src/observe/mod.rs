@@ -7,7 +7,9 @@ pub mod answer;
 pub mod dcgm;
 pub mod differences;
 pub mod kepler;
+pub mod meters;
 pub mod names;
+pub mod past;
 pub mod prometheus;
 pub mod resources;
 pub mod targets;
@@ -15,7 +17,13 @@ pub mod telemetry;
 pub mod tenants;
 pub mod workloads;
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use jiff::SignedDuration;
@@ -142,6 +150,13 @@ impl Observer {
             collection_interval: self.collection_interval,
             ..Observation::default()
         }
+    }
+
+    /// The queries of the domains' meters, as they are when it is called.
+    pub fn meter_queries(&self) -> impl Fn() -> BTreeMap<String, String> + Send + 'static {
+        let domains = self.domains.clone();
+        let query = |domain: &Arc<PowerDomain>| Some((domain.name_any(), domain.spec.meter.as_ref()?.query.clone()));
+        move || domains.state().iter().filter_map(query).collect()
     }
 
     /// The highest term in which any node was told anything.

@@ -9,7 +9,7 @@ use std::{fmt, path::Path};
 use powercap_common::telemetry::{agent, dcgm, kepler, kepler_legacy};
 use serde::Deserialize;
 
-use super::answer::Kept;
+use super::{answer::Kept, past::OWN_LABELS};
 
 /// The name of a metric or a label, as PromQL takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -190,7 +190,8 @@ impl Names {
         let ours = [&dcgm.uuid, &agent.node, &agent.uuid];
         let keplers = [&kepler.node, &kepler.pod, &kepler.namespace];
         let legacy = [&kepler_legacy.node, &kepler_legacy.pod, &kepler_legacy.namespace];
-        lists.chain(ours).chain(keplers).chain(legacy).map(Name::as_str).collect()
+        let named = lists.chain(ours).chain(keplers).chain(legacy).map(Name::as_str);
+        named.chain(OWN_LABELS).collect()
     }
 }
 

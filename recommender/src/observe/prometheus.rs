@@ -1,6 +1,6 @@
-//! Instant queries of Prometheus's HTTP API, typed.
+//! Queries of Prometheus's HTTP API, typed: of now, and over a range of the past.
 //!
-//! Must hold: an answer that is not complete is an error, never an empty vector: a warning (Thanos and
+//! Must hold: an answer that is not complete is an error, never an empty one: a warning (Thanos and
 //! Mimir send one with a partial answer), a cut body, another status. What the caller makes of an empty
 //! vector is its own affair, but it is never zero watts. An answer is never held whole in memory.
 
@@ -14,7 +14,7 @@ use std::{
 use reqwest::{Certificate, Identity, Response, header::HeaderMap};
 use tokio::sync::mpsc;
 
-use super::answer::{self, Element, Kept};
+use super::answer::{self, Element, Kept, OfSeries, Trace};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,17 @@ impl Access {
     }
 }
 
+/// Moments of the past, in seconds since 1970: from one to another, each this much after the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The first.
+    pub start: i64,
+    /// The last.
+    pub end: i64,
+    /// From one to the next.
+    pub step: i64,
+}
+
 /// Asks one server.
 pub struct Prometheus {
     access: Access,
@@ -132,15 +143,43 @@ impl Prometheus {
     /// # Errors
     /// When there is no complete answer.
     pub async fn instant(&self, query: &str) -> Result<Vec<Element>, PrometheusError> {
-        let timeout = self.access.timeout;
-        tokio::time::timeout(timeout, self.ask(query)).await.map_err(|_| PrometheusError::Timeout(timeout))?
+        self.ask("query", query, &[], self.access.timeout).await
     }
 
-    async fn ask(&self, query: &str) -> Result<Vec<Element>, PrometheusError> {
-        let seconds = format!("{}s", self.access.timeout.as_secs().max(1));
-        let url = format!("{}/api/v1/query", self.access.url.trim_end_matches('/'));
+    /// The values of `query` at these times, within `timeout`.
+    ///
+    /// # Errors
+    /// When there is no complete answer.
+    pub async fn range(&self, query: &str, times: Times, timeout: Duration) -> Result<Vec<Trace>, PrometheusError> {
+        let Times { start, end, step } = times;
+        let times = [("start", start), ("end", end), ("step", step)];
+        let times = times.map(|(name, seconds)| (name, seconds.to_string()));
+        self.ask("query_range", query, &times, timeout).await
+    }
+
+    async fn ask<S: OfSeries + Send + 'static>(
+        &self,
+        endpoint: &str,
+        query: &str,
+        times: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<Vec<S>, PrometheusError> {
+        let asked = self.answer(endpoint, query, times, timeout);
+        tokio::time::timeout(timeout, asked).await.map_err(|_| PrometheusError::Timeout(timeout))?
+    }
+
+    async fn answer<S: OfSeries + Send + 'static>(
+        &self,
+        endpoint: &str,
+        query: &str,
+        times: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<Vec<S>, PrometheusError> {
+        let seconds = format!("{}s", timeout.as_secs().max(1));
+        let url = format!("{}/api/v1/{endpoint}", self.access.url.trim_end_matches('/'));
         // The last two are for Thanos: one answer of several replicas, and all of it. Others ignore them.
         let form = [("query", query), ("timeout", seconds.as_str()), ("dedup", "true"), ("partial_response", "false")];
+        let form: Vec<_> = form.into_iter().chain(times.iter().map(|(name, value)| (*name, value.as_str()))).collect();
         let mut request = self.client().await?.post(url).headers(self.access.headers.clone()).form(&form);
         if let Some(path) = &self.access.token_file {
             let token = contents(path).await?;

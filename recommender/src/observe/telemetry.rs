@@ -43,14 +43,15 @@ impl LatestTelemetry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn update(&self, change: impl FnOnce(&mut Telemetry)) {
+    /// Changes them.
+    pub fn update(&self, change: impl FnOnce(&mut Telemetry)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 /// Who asks, and where the answers go.
 pub struct Inquiry {
-    prometheus: Prometheus,
+    prometheus: Arc<Prometheus>,
     names: Names,
     collection_interval: SignedDuration,
     latest: LatestTelemetry,
@@ -63,14 +64,14 @@ impl Inquiry {
     /// Puts what `prometheus` answers for these names into `latest`.
     #[must_use]
     pub fn new(
-        prometheus: Prometheus,
+        prometheus: impl Into<Arc<Prometheus>>,
         names: Names,
         collection_interval: SignedDuration,
         latest: LatestTelemetry,
         metrics: Metrics,
     ) -> Self {
         let (boards, cpus) = (Differences::default(), Differences::default());
-        Self { prometheus, names, collection_interval, latest, metrics, boards, cpus }
+        Self { prometheus: prometheus.into(), names, collection_interval, latest, metrics, boards, cpus }
     }
 
     /// Asks every `cycle`, for ever; `changed` is notified after each round.
@@ -140,7 +141,7 @@ fn missing(exporter: &str, metrics: [(&Name, &[Element]); 2]) -> Option<Hold> {
 }
 
 /// An error with what caused it.
-fn in_full(error: &dyn std::error::Error) -> String {
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

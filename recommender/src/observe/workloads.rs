@@ -19,8 +19,8 @@ pub fn slim_pod(pod: &mut Pod) {
     let containers = containers.map(|Container { resources, .. }| Container { resources, ..Container::default() });
     let (node_name, priority) = (spec.node_name, spec.priority);
     pod.spec = Some(PodSpec { node_name, priority, containers: containers.collect(), ..PodSpec::default() });
-    let phase = pod.status.take().and_then(|status| status.phase);
-    pod.status = Some(PodStatus { phase, ..PodStatus::default() });
+    let PodStatus { phase, start_time, .. } = pod.status.take().unwrap_or_default();
+    pod.status = Some(PodStatus { phase, start_time, ..PodStatus::default() });
 }
 
 /// Drops from a node what no decision needs.
@@ -51,6 +51,7 @@ pub fn pod_facts(pod: &Pod) -> Option<PodFacts> {
         priority: pod.spec.as_ref()?.priority.unwrap_or_default(),
         controller: Controller::of(&pod.metadata),
         uid: pod.uid().unwrap_or_default(),
+        started: pod.status.as_ref().and_then(|status| Some(status.start_time.as_ref()?.0)),
     })
 }
 

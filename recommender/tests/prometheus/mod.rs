@@ -1,9 +1,11 @@
-//! A Prometheus on a real socket: keeps series with the times of their samples, answers instant queries for
-//! them, and misbehaves when told to. It knows as much PromQL as we ask it: names, `timestamp(…)`, `or`.
+//! A Prometheus on a real socket: keeps series with the times of their samples, answers queries for them, of now
+//! and over a range, and misbehaves when told to. It knows as much PromQL as we ask it: names, `timestamp(…)`, `or`.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     collections::BTreeMap,
+    iter::StepBy,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -48,6 +50,8 @@ pub struct State {
     pub manner: Manner,
     /// Its clock, in seconds since 1970.
     pub now: f64,
+    /// What a series of this value had at a moment of the past, in seconds since 1970.
+    pub past: fn(f64, f64) -> Option<f64>,
     /// Queries that it was sent.
     pub asked: usize,
     /// Whether what was answered once is answered again, whatever has changed.
@@ -68,7 +72,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (series, answers) = (Vec::new(), BTreeMap::new());
-        let state = State { series, manner: Manner::Well, now: 0.0, asked: 0, repeats: false, answers };
+        let past = |_, value| Some(value);
+        let state = State { series, manner: Manner::Well, now: 0.0, past, asked: 0, repeats: false, answers };
         let server = Self { url, state: Arc::new(Mutex::new(state)) };
         let serving = server.clone();
         tokio::spawn(async move {
@@ -84,11 +89,11 @@ impl Server {
     }
 
     async fn answer(self, mut stream: TcpStream) {
-        let Some(query) = question(&mut stream).await else { return };
+        let Some(question) = question(&mut stream).await else { return };
         let (manner, body) = {
             let mut state = self.state();
             state.asked += 1;
-            (state.manner, state.answer(query))
+            (state.manner, state.answer(question))
         };
         let (status, length) = match manner {
             Manner::Away => return,
@@ -104,17 +109,17 @@ impl Server {
 }
 
 impl State {
-    fn answer(&mut self, query: String) -> Arc<String> {
+    fn answer(&mut self, question: Question) -> Arc<String> {
         if !self.repeats {
-            return Arc::new(self.body(&query));
+            return Arc::new(self.body(&question));
         }
-        let known = self.answers.get(&query).cloned();
-        let answer = known.unwrap_or_else(|| Arc::new(self.body(&query)));
-        self.answers.insert(query, Arc::clone(&answer));
+        let known = self.answers.get(&question.query).cloned();
+        let answer = known.unwrap_or_else(|| Arc::new(self.body(&question)));
+        self.answers.insert(question.query, Arc::clone(&answer));
         answer
     }
 
-    fn body(&self, query: &str) -> String {
+    fn body(&self, Question { query, times }: &Question) -> String {
         let mut result = Vec::new();
         for part in query.split(" or ") {
             let (name, of_times) = (metric(part), part.contains("timestamp("));
@@ -124,13 +129,31 @@ impl State {
                     labels.insert("__name__".to_owned(), series.name.clone());
                 }
                 let value = if of_times { series.at } else { series.value };
-                result.push(json!({"metric": labels, "value": [self.now, number(value)]}));
+                result.push(match times {
+                    Some(times) => json!({"metric": labels, "values": self.course(times.clone(), value)}),
+                    None => json!({"metric": labels, "value": [self.now, number(value)]}),
+                });
             }
         }
         let warnings: &[&str] = if self.manner == Manner::Partial { &["store-3 is away"] } else { &[] };
-        let data = json!({"resultType": "vector", "result": Value::Array(result)});
+        let kind = if times.is_some() { "matrix" } else { "vector" };
+        let data = json!({"resultType": kind, "result": Value::Array(result)});
         json!({"status": "success", "warnings": warnings, "data": data}).to_string()
     }
+}
+
+impl State {
+    fn course(&self, times: StepBy<RangeInclusive<i64>>, value: f64) -> Vec<Value> {
+        #[allow(clippy::cast_precision_loss, reason = "times of some day")]
+        let point = |at: i64| Some(json!([at, number((self.past)(at as f64, value)?)]));
+        times.filter_map(point).collect()
+    }
+}
+
+/// What is asked: a query, and at which times of a range.
+struct Question {
+    query: String,
+    times: Option<StepBy<RangeInclusive<i64>>>,
 }
 
 /// As Prometheus writes numbers.
@@ -149,7 +172,7 @@ fn metric(part: &str) -> &str {
 }
 
 /// The query of one request.
-async fn question(stream: &mut TcpStream) -> Option<String> {
+async fn question(stream: &mut TcpStream) -> Option<Question> {
     let mut request = Vec::new();
     loop {
         let mut piece = [0; 4096];
@@ -159,8 +182,13 @@ async fn question(stream: &mut TcpStream) -> Option<String> {
         let Some((head, form)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
         if form.len() >= length.unwrap_or(0) {
-            let query = form.split('&').find_map(|field| field.strip_prefix("query="))?;
-            return Some(decoded(query));
+            let field = |name| form.split('&').find_map(|field: &str| field.strip_prefix(name)?.strip_prefix('='));
+            let seconds = |name| field(name).and_then(|seconds| seconds.parse::<i64>().ok());
+            let times = head.contains("/query_range ").then(|| {
+                let step = usize::try_from(seconds("step")?).ok()?;
+                Some((seconds("start")?..=seconds("end")?).step_by(step))
+            });
+            return Some(Question { query: decoded(field("query")?), times: times.flatten() });
         }
     }
 }

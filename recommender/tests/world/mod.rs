@@ -20,7 +20,7 @@ use powercap_common::{
 };
 use powercap_recommender::{
     decide::{NodeWrite, Plan, decide},
-    observation::{GpuReading, NodeFacts, Observation, PodFacts, PodName, Sample, Source},
+    observation::{GpuReading, MeterReading, NodeFacts, Observation, PodFacts, PodName, Sample, Source},
 };
 use serde_json::{Value, json};
 
@@ -134,6 +134,25 @@ impl World {
         self.observation.telemetry.pod_cpu.insert(pod.clone(), sample);
     }
 
+    /// What the domain's meter tells just now.
+    pub fn meter(&mut self, domain: &str, power: u32) {
+        let power = Some(Sample { value: Watts::new(power), at: self.now, source: Source::Meter });
+        self.observation.telemetry.meters.insert(domain.into(), MeterReading { power, problem: None });
+    }
+
+    /// Time passes, and everything is read anew as it was.
+    pub fn read_again(&mut self, seconds: i64) {
+        self.pass(seconds);
+        let telemetry = &mut self.observation.telemetry;
+        for gpu in telemetry.gpus.values_mut() {
+            gpu.power.iter_mut().for_each(|sample| sample.at = self.now);
+            gpu.clock.iter_mut().for_each(|sample| sample.at = self.now);
+        }
+        let meters = telemetry.meters.values_mut().filter_map(|meter| meter.power.as_mut());
+        let cpus = telemetry.node_cpu.values_mut().chain(telemetry.pod_cpu.values_mut());
+        cpus.chain(meters).for_each(|sample| sample.at = self.now);
+    }
+
     pub fn pass(&mut self, seconds: i64) {
         self.now += SignedDuration::from_secs(seconds);
     }
@@ -160,6 +179,8 @@ impl World {
         }
         self.observation.steps = plan.steps.clone();
         self.observation.told = plan.notices.told.clone();
+        self.observation.metered = plan.metered.clone();
+        Arc::make_mut(&mut self.observation.telemetry.history).note(&plan.news, &plan.figures, self.now);
         for (id, status) in &plan.policies {
             let named = |object: &&mut Arc<PowerCappingPolicy>| object.metadata.name.as_ref() == Some(&id.name);
             let object = self.observation.policies.iter_mut().find(named).unwrap();
@@ -255,6 +276,7 @@ impl World {
         self.observation.epoch = Epoch { term: self.observation.epoch.term + 1, sequence: 1 };
         self.observation.uncertain = BTreeMap::new();
         self.observation.steps = BTreeMap::new();
+        self.observation.metered = BTreeMap::new();
     }
 
     pub fn spec(&self, node: &str) -> &powercap_common::api::NodeFrequenciesSpec {
