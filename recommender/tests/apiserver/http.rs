@@ -35,7 +35,7 @@ impl Target {
         let mut words = words.skip(skipped + 1).peekable();
         let mut plural = words.next()?;
         let mut namespace = None;
-        if plural == "namespaces" {
+        if plural == "namespaces" && words.peek().is_some() {
             namespace = words.next().map(ToOwned::to_owned);
             plural = words.next()?;
         }
@@ -52,6 +52,7 @@ impl Target {
         match self.plural.as_str() {
             "nodes" => "Node",
             "pods" => "Pod",
+            "namespaces" => "Namespace",
             "leases" => "Lease",
             "nodefrequencies" => "NodeFrequencies",
             "powerdomains" => "PowerDomain",
@@ -174,7 +175,7 @@ impl Watching {
 
 /// An object with nothing in it but the version.
 fn bookmark(kind: &str, version: &str) -> Value {
-    let group = if ["Node", "Pod"].contains(&kind) { "v1" } else { "powercapping.io/v1alpha1" };
+    let group = if ["Node", "Pod", "Namespace"].contains(&kind) { "v1" } else { "powercapping.io/v1alpha1" };
     json!({
         "apiVersion": group, "kind": kind,
         "metadata": {"resourceVersion": version, "creationTimestamp": null}, "spec": {"containers": []},
