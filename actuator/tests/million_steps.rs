@@ -29,6 +29,8 @@ use powercap_common::{
 use powercap_simulated_hardware::BoardSpec;
 use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, RackBoard, TICK, Work, ceiling, granted};
 
+/// Each once found something: a disbelieved board that fell silent was asked for more than it last showed.
+const FINDS: [u64; 1] = [2_807_640_369_398_302];
 const EPISODES: u64 = 1000;
 const TICKS: u64 = 1000;
 
@@ -361,6 +363,9 @@ fn a_million_steps_stay_inside_the_envelope() {
     if let Ok(seed) = std::env::var("POWERCAP_SEED") {
         run(seed.parse().unwrap(), 1);
         return;
+    }
+    for seed in FINDS {
+        run(seed, 1);
     }
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let seed = u64::try_from(now & u128::from(u32::MAX)).unwrap() << 20;

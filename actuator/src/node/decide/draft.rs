@@ -163,6 +163,8 @@ pub(super) fn draft_blind(
     let governor = state.and_then(|state| state.governor.clone());
     let takes_limits = board.reading.is_none_or(|reading| reading.limit_knob.usable());
     let last = state.map_or(Watts::from_milliwatts(u64::MAX), |state| state.limit.unwrap_or(state.share));
-    let lower = takes_limits && target < last && target < share;
+    // Another writer may have set less than we ever ordered.
+    let shown = board.reading.and_then(|reading| reading.limit);
+    let lower = takes_limits && target < last && target < share && shown.is_none_or(|shown| target < shown);
     Draft { share, limit: lower.then_some(target), governor, reason: Some(Reason::DataStale), ..Draft::default() }
 }
