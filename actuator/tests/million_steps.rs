@@ -29,8 +29,9 @@ use powercap_common::{
 use powercap_simulated_hardware::BoardSpec;
 use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, RackBoard, TICK, Work, ceiling, granted};
 
-/// Each once found something: a disbelieved board that fell silent was asked for more than it last showed.
-const FINDS: [u64; 1] = [2_807_640_369_398_302];
+/// Each once found something: a disbelieved board that fell silent was asked for more than it last showed; a
+/// clock was raised on a board without a limiter that would have stopped what the step overshot.
+const FINDS: [u64; 2] = [2_807_640_369_398_302, 3_476_561_331_225_351];
 const EPISODES: u64 = 1000;
 const TICKS: u64 = 1000;
 
@@ -97,6 +98,8 @@ struct Episode {
     written: BTreeMap<Arc<str>, Watts>,
     /// The last plan, which the status tells.
     plan: Plan,
+    /// The clocks in it.
+    ceilings: Vec<Option<Megahertz>>,
     /// So many boards were yielded in it.
     yielded: usize,
     /// A board trains, or did: then there are pauses.
@@ -135,6 +138,7 @@ impl Episode {
             raised: BTreeMap::new(),
             written: BTreeMap::new(),
             plan: Plan::default(),
+            ceilings: Vec::new(),
             yielded: 0,
             trains,
             excess: Vec::new(),
@@ -267,6 +271,14 @@ impl Episode {
                 self.settles_until = self.settles_until.max(now + CONTEST_SETTLES);
             }
         }
+        for (board, (before, after)) in self.rack.boards.iter().zip(self.ceilings.iter().zip(&self.plan.account.boards))
+        {
+            if board.fault.ignores_limits && after.ceiling > *before {
+                // No limiter stops what such a step overshoots, until it is seen and answered.
+                self.settles_until = self.settles_until.max(now + SETTLES);
+            }
+        }
+        self.ceilings = self.plan.account.boards.iter().map(|account| account.ceiling).collect();
         if self.trains && now.as_millis().is_multiple_of(2000) {
             self.settles_until = self.settles_until.max(now + LIMITERS_SETTLE);
         }

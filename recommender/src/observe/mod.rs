@@ -27,7 +27,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
@@ -46,7 +46,7 @@ use self::{
     resources::{Written, asks_for_decision, labels_or_boot, spec_or_labels},
     targets::LatestTargets,
     telemetry::LatestTelemetry,
-    workloads::{RUNNING, namespace_labels, node_facts, pod_facts, slim_metadata, slim_node, slim_pod},
+    workloads::{RUNNING, RunningPod, namespace_labels, node_facts, pod_facts, slim_metadata, slim_node},
 };
 use crate::observation::Observation;
 
@@ -83,7 +83,7 @@ pub struct Observer {
     domains: Store<PowerDomain>,
     frequencies: Store<NodeFrequencies>,
     nodes: Store<Node>,
-    pods: Store<Pod>,
+    pods: Store<RunningPod>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
     targets: LatestTargets,
     telemetry: LatestTelemetry,
@@ -114,7 +114,14 @@ impl Observer {
             domains: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
             frequencies: reflect(Api::all(client.clone()), config(), slim_metadata, asks_for_decision, changed, tasks),
             nodes: reflect(Api::all(client.clone()), config(), slim_node, labels_or_boot, changed, tasks),
-            pods: reflect(Api::all(client.clone()), config().fields(RUNNING), slim_pod, spec_or_labels, changed, tasks),
+            pods: reflect(
+                Api::all(client.clone()),
+                config().fields(RUNNING),
+                slim_metadata,
+                spec_or_labels,
+                changed,
+                tasks,
+            ),
             namespaces: reflect(Api::all(client.clone()), config(), slim_metadata, spec_or_labels, changed, tasks),
             targets,
             telemetry,
