@@ -311,9 +311,11 @@ fn order(board: &SeenBoard, draft: &Draft, now: Duration, plan: &mut Plan) {
     plan.note(plan.state.originals.before_board(uuid, read, locks));
     let state = plan.state.boards.entry(uuid.clone()).or_default();
     state.number = number;
-    if draft.lock.is_some() {
+    if let Some(lock) = draft.lock {
+        let last = state.ceiling;
+        let lower = !matches!(lock, ClockLock::UpTo(ceiling) if last.is_some_and(|last| ceiling >= last));
         state.lock_ordered_at = now;
-        state.drift.lock_ordered();
+        state.drift.lock_ordered(lower);
     }
     if draft.raise.is_some() {
         state.raised_at = Some(now);

@@ -78,8 +78,10 @@ pub(super) struct Drift {
     /// The ordered ceiling under which the board was seen to run.
     lock_kept: Option<Megahertz>,
     lock_misses: u32,
-    /// Readings above the ceiling in a row.
+    /// Readings above the ceiling in a row, and since when it has been ordered; orders that are no lower continue it,
+    /// or a board whose group moves would never be found out.
     above_lock: u32,
+    above_lock_since: Option<Duration>,
     /// How long power has been above the limit, and when that was last reckoned.
     above_limit: Duration,
     watched_at: Duration,
@@ -188,16 +190,18 @@ impl Drift {
 
     fn watch_lock(&mut self, reading: &BoardReading, traits: &BoardTraits, ordered: &Ordered, now: Duration) {
         let (Some(ours), Some(clock), Some(grid)) = (ordered.ceiling, reading.clock, &traits.clocks) else { return };
-        let age = now.saturating_sub(ordered.lock_at);
+        let above = clock > grid.above(ours, 1);
+        self.above_lock_since = above.then(|| self.above_lock_since.unwrap_or(ordered.lock_at));
+        let age = now.saturating_sub(self.above_lock_since.unwrap_or(ordered.lock_at));
         if age < SHOWS_WITHIN {
             return;
         }
         if reading.lock != ClockLock::UpTo(ours) {
             // It was refused: nothing can be said of its effect.
-            self.lock_again = age >= RETRY;
+            self.lock_again = now.saturating_sub(ordered.lock_at) >= RETRY;
             return;
         }
-        if clock <= grid.above(ours, 1) {
+        if !above {
             self.above_lock = 0;
             if reading.power >= traits.max_limit.percent(BUSY_PERCENT) {
                 self.lock_kept = Some(ours);
@@ -216,6 +220,7 @@ impl Drift {
         } else if age >= pause(self.lock_misses) {
             self.lock_misses += 1;
             self.lock_again = true;
+            self.above_lock_since = Some(now);
         }
     }
 
@@ -231,10 +236,13 @@ impl Drift {
         self.fought_at = Some(now);
     }
 
-    /// A range of clocks is being written: whether it is kept must be seen anew.
-    pub(super) fn lock_ordered(&mut self) {
+    /// A range of clocks is being written: whether it is kept must be seen anew, and whether it is not, where it is
+    /// lower than the last one.
+    pub(super) fn lock_ordered(&mut self, lower: bool) {
         self.lock_kept = None;
-        self.above_lock = 0;
+        if lower {
+            (self.above_lock, self.above_lock_since) = (0, None);
+        }
     }
 
     /// Somebody else has the board for now.
@@ -378,7 +386,7 @@ mod tests {
         for at in 1..60 {
             drift.observe(&reading(395, 1900, 400), &board(), &ordered(written_at), second(at));
             if drift.lock_again {
-                drift.lock_ordered();
+                drift.lock_ordered(false);
                 written_at = at;
                 writes.push(at);
             }
