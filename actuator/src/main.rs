@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use powercap_actuator::{
-    conformance,
+    conformance, escalate,
     flags::{Flags, Role},
     node,
 };
@@ -21,6 +21,11 @@ fn main() -> anyhow::Result<ExitCode> {
         .build()?;
     match flags.role {
         Role::Node(flags) => runtime.block_on(node::run(flags)).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Role::Escalate(flags) => runtime.block_on(escalate::run(flags)).map(|()| ExitCode::SUCCESS),
+        Role::HoldPlace => {
+            runtime.block_on(powercap_process::shutdown_signal());
+            Ok(ExitCode::SUCCESS)
+        }
         Role::Conformance(flags) => Ok(runtime.block_on(conformance::run(flags))),
     }
 }

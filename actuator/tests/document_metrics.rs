@@ -30,6 +30,8 @@ fn busy() -> Registry {
     }
     metrics.wrote(WriteKind::PowerLimit, &Ok(()));
     metrics.reported(true);
+    metrics.advertised(None);
+    metrics.wrote_advertisement(true);
     metrics.asked_for_tenants(false);
     metrics.announced(Announced::Suppressed, 3);
     metrics.stepped(Step::Decide, TICK);

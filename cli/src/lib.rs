@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod explain;
 pub mod flags;
 pub mod mend;
+pub mod pending;
 pub mod release;
 pub mod rows;
 pub mod table;

@@ -30,6 +30,11 @@ pub const fn mend(reason: Reason) -> Option<&'static str> {
             "see why Prometheus does not answer query_range: its log, --query.max-samples, --query.timeout; a shorter \
              --history-window-hours of the recommender asks for less"
         }
+        Reason::WattsStale => "make the pods anew when that suits: kubectl rollout restart",
+        Reason::UseUnavailable => "install metrics-server, or see why the API server does not reach it",
+        Reason::AutoscaledByVpa => {
+            "take cpu and memory out of spec.resourcePolicy, or set the autoscaler's mode to Off"
+        }
         Reason::NoMatchingPods => "correct spec.selector, or wait for such a pod to run",
         Reason::TargetNotFound => "correct spec.targetRef, or create the workload that it names",
         Reason::TargetWithoutSelector => "write spec.selector in the place of spec.targetRef",

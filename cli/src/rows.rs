@@ -36,6 +36,8 @@ pub struct DomainRow {
     pub brake: Brake,
     /// Whether its power is within its cap.
     pub within_cap: String,
+    /// How much is to be done to workloads beyond lower clocks.
+    pub pending_actions: Option<u32>,
     /// Why it is ready, or is not.
     pub reason: Option<String>,
 }
@@ -52,6 +54,7 @@ impl From<&PowerDomain> for DomainRow {
             nodes: status.map(|status| status.nodes),
             brake: brake(domain),
             within_cap: condition::truth(domain.conditions(), kind::WITHIN_CAP).as_str().to_owned(),
+            pending_actions: status.map(|status| status.pending_action_count),
             reason: ready_reason(domain),
         }
     }
@@ -59,7 +62,7 @@ impl From<&PowerDomain> for DomainRow {
 
 impl Row for DomainRow {
     const HEADINGS: &'static [&'static str] =
-        &["DOMAIN", "CAP W", "POWER W", "COMMITTED W", "HEADROOM W", "NODES", "BRAKE", "WITHIN", "REASON"];
+        &["DOMAIN", "CAP W", "POWER W", "COMMITTED W", "HEADROOM W", "NODES", "BRAKE", "WITHIN", "PENDING", "REASON"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -71,6 +74,7 @@ impl Row for DomainRow {
             known(self.nodes),
             format!("{:?}", self.brake),
             self.within_cap.clone(),
+            known(self.pending_actions),
             known(self.reason.as_ref()),
         ]
     }
@@ -90,6 +94,8 @@ pub struct NodeRow {
     pub power_watts: Option<u32>,
     /// The grant less the power.
     pub headroom_watts: Option<u32>,
+    /// What it offers to new pods, beside what its pods request.
+    pub offer_watts: Option<u32>,
     /// The lowest clock ceiling of its boards.
     pub ceiling_megahertz: Option<u32>,
     /// Its boards.
@@ -117,6 +123,7 @@ impl NodeRow {
             committed_watts: node.spec.committed_watts,
             power_watts: power,
             headroom_watts: grant.zip(power).map(|(grant, power)| grant.saturating_sub(power)),
+            offer_watts: node.spec.offer_watts,
             ceiling_megahertz: status.and_then(|status| status.lowest_target_megahertz),
             boards: status.map(|status| status.gpu_count),
             reason: ready_reason(node),
@@ -128,7 +135,7 @@ impl NodeRow {
 
 impl Row for NodeRow {
     const HEADINGS: &'static [&'static str] =
-        &["NODE", "GRANT W", "POWER W", "HEADROOM W", "CEILING MHZ", "BOARDS", "REASON", "HEARD"];
+        &["NODE", "GRANT W", "POWER W", "HEADROOM W", "OFFERS W", "CEILING MHZ", "BOARDS", "REASON", "HEARD"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -136,6 +143,7 @@ impl Row for NodeRow {
             known(self.grant_watts),
             known(self.power_watts),
             known(self.headroom_watts),
+            known(self.offer_watts),
             known(self.ceiling_megahertz),
             known(self.boards),
             known(self.reason.as_ref()),
@@ -166,6 +174,8 @@ pub struct PolicyRow {
     pub ceiling_megahertz: Option<u32>,
     /// The power limit that it asks for on each board.
     pub limit_watts: Option<u32>,
+    /// How much is to be done to workloads beyond lower clocks.
+    pub pending_actions: Option<u32>,
     /// Why it is ready, or is not.
     pub reason: Option<String>,
 }
@@ -183,14 +193,26 @@ impl From<&PowerCappingPolicy> for PolicyRow {
             boards: status.map(|status| status.matched_devices),
             ceiling_megahertz: status.and_then(|status| status.recommended_max_megahertz),
             limit_watts: status.and_then(|status| status.recommended_device_watts),
+            pending_actions: status.map(|status| status.pending_action_count),
             reason: ready_reason(policy),
         }
     }
 }
 
 impl Row for PolicyRow {
-    const HEADINGS: &'static [&'static str] =
-        &["NAMESPACE", "POLICY", "MODE", "CAP W", "POWER W", "PODS", "BOARDS", "CEILING MHZ", "LIMIT W", "REASON"];
+    const HEADINGS: &'static [&'static str] = &[
+        "NAMESPACE",
+        "POLICY",
+        "MODE",
+        "CAP W",
+        "POWER W",
+        "PODS",
+        "BOARDS",
+        "CEILING MHZ",
+        "LIMIT W",
+        "PENDING",
+        "REASON",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -203,6 +225,7 @@ impl Row for PolicyRow {
             known(self.boards),
             known(self.ceiling_megahertz),
             known(self.limit_watts),
+            known(self.pending_actions),
             known(self.reason.as_ref()),
         ]
     }

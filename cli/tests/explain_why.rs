@@ -3,6 +3,7 @@
 
 mod world;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_cli::{
     caps::Caps,
     explain::{
@@ -13,9 +14,10 @@ use powercap_cli::{
     },
 };
 use powercap_common::{
-    api::{Brake, BrakeStatus, LeaseTerms, OnExpiry, Recommendation, Violator},
+    api::{Action, Brake, BrakeStatus, Escalated, LeaseTerms, Mode, OnExpiry, PendingAction, Recommendation, Violator},
     reason::Reason,
 };
+use serde_json::json;
 use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
 
 fn of_pod(name: &str, caps: &Caps) -> Answer {
@@ -68,8 +70,8 @@ fn a_policy_is_told_with_its_boards_and_conditions() {
     assert_eq!(cap::policy(&caps.policies[0], &caps).text(now()), "\
 powercappingpolicy/demo/training keeps its pods within 1050 W: its pods draw 1024 W; caps hold all its boards (2) back, by powercappingpolicy/demo/training, down to 1410 of 1980 MHz and 525 of 700 W.
 
-NAMESPACE  POLICY    MODE     CAP W  POWER W  PODS  BOARDS  CEILING MHZ  LIMIT W  REASON
-demo       training  Enforce  1050   1024     2     2       1410         525      Enforcing
+NAMESPACE  POLICY    MODE     CAP W  POWER W  PODS  BOARDS  CEILING MHZ  LIMIT W  PENDING  REASON
+demo       training  Enforce  1050   1024     2     2       1410         525      0        Enforcing
 
 NODE    BOARD         MHZ   CEILING  ASKED  MOST  W    LIMIT  ASKED  MOST  STATE    REASON     PODS
 rack-1  GPU-8f3c1e2a  1410  1410     1410   1980  512  525    525    700   Applied  PolicyCap  demo/training-0
@@ -108,6 +110,61 @@ training-1       640      525      -           Throttle to 525 W a board
     assert!(answer.text(now()).contains(table), "{}", answer.text(now()));
 }
 
+/// One pod of the policy is to be evicted, its workload is frozen.
+fn pending(caps: &mut Caps) {
+    let action = |action: Action, pod: Option<&str>, watts: u32| PendingAction {
+        action,
+        namespace: "demo".into(),
+        workload: "StatefulSet/training".into(),
+        pod: pod.map(str::to_owned),
+        frees_watts: watts,
+        reason: Reason::FloorReached.to_string(),
+        since: Time("2026-11-22T13:58:00Z".parse().unwrap()),
+    };
+    let status = caps.policies[0].status.as_mut().unwrap();
+    status.pending_actions = vec![action(Action::Freeze, None, 0), action(Action::Evict, Some("training-0"), 512)];
+    status.pending_action_count = 2;
+    status.escalated = Some(Escalated {
+        rung: Action::Freeze,
+        exhausted: Some(Action::Scale),
+        without_effect: 1,
+        ..Default::default()
+    });
+}
+
+#[test]
+fn a_policy_is_told_with_what_is_pending_and_what_was_done() {
+    let mut caps = rack();
+    pending(&mut caps);
+    let answer = cap::policy(&caps.policies[0], &caps);
+    let ends = " 2 actions on workloads are pending. Freeze is in force. At Scale nothing is left to do. The last actions (1) brought no watts down.";
+    assert!(answer.summary.ends_with(ends), "{}", answer.summary);
+    let table = "
+TO BE DONE  NAMESPACE  WORKLOAD              POD         FREES W  REASON
+Freeze      demo       StatefulSet/training  -           -        FloorReached
+Evict       demo       StatefulSet/training  training-0  512      FloorReached
+";
+    assert!(answer.text(now()).contains(table), "{}", answer.text(now()));
+}
+
+#[test]
+fn a_pod_is_told_what_is_pending_for_it_and_for_its_workload() {
+    let mut caps = rack();
+    pending(&mut caps);
+    let pending = |controlled: bool, caps: &Caps| -> Vec<String> {
+        let mut pod = world::pod("training-0", "training", "Running", Some("rack-1"));
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "training", "uid": "u", "controller": true}]);
+        pod.metadata.owner_references = controlled.then(|| serde_json::from_value(owner).unwrap());
+        let why = pod::explain(&pod, caps, now()).why;
+        why.into_iter().filter(|cause| cause.reason == "FloorReached").map(|cause| cause.of).collect()
+    };
+    let evict = format!("{TRAINING}, Evict of pod training-0 pending");
+    assert_eq!(pending(false, &caps), [evict.as_str()]);
+    assert_eq!(pending(true, &caps), [format!("{TRAINING}, Freeze of StatefulSet/training pending"), evict]);
+    caps.policies[0].spec.mode = Mode::Advise;
+    assert_eq!(pending(false, &caps), [format!("{TRAINING}, Evict of pod training-0 advised")]);
+}
+
 #[test]
 fn a_domain_is_told_with_its_nodes_and_the_brake_that_somebody_pulled() {
     let mut caps = rack();
@@ -115,12 +172,12 @@ fn a_domain_is_told_with_its_nodes_and_the_brake_that_somebody_pulled() {
     assert_eq!(cap::domain(&caps.domains[0], &caps, now()).text(now()), "\
 powerdomain/rack keeps its nodes (2) within 5000 W: it draws 4880 W, 5000 W are promised to its nodes.
 
-DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE    WITHIN  REASON
-rack    5000   4880     5000         0           2      Minimum  True    GrantsFit
+DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE    WITHIN  PENDING  REASON
+rack    5000   4880     5000         0           2      Minimum  True    0        GrantsFit
 
-NODE    GRANT W  POWER W  HEADROOM W  CEILING MHZ  BOARDS  REASON     HEARD
-rack-1  2500     2440     60          1305         2       Enforcing  2s
-rack-2  2500     2440     60          1305         2       Enforcing  2s
+NODE    GRANT W  POWER W  HEADROOM W  OFFERS W  CEILING MHZ  BOARDS  REASON     HEARD
+rack-1  2500     2440     60          350       1305         2       Enforcing  2s
+rack-2  2500     2440     60          350       1305         2       Enforcing  2s
 
 Why:
   BrakePulled (powerdomain/rack): A domain's brake is pulled. Somebody, in spec.brake, pulled it to Minimum.
@@ -142,10 +199,10 @@ fn a_node_under_a_lease_that_ran_out_says_so_and_since_when() {
     status.conditions[1] =
         serde_json::from_value(condition("LeaseCurrent", "False", Reason::FallbackInForce, message)).unwrap();
     assert_eq!(node::explain(&caps.nodes[0], &caps, now()).text(now()), "\
-Node rack-1 may draw 2500 W (1111 W of it for its devices); caps hold all its boards (2) back, by powercappingpolicy/demo/training and the fallback watts of its lease, down to 1305 of 1980 MHz and 480 of 700 W.
+Node rack-1 may draw 2500 W (1111 W of it for its devices); caps hold all its boards (2) back, by powercappingpolicy/demo/training and the fallback watts of its lease, down to 1305 of 1980 MHz and 480 of 700 W. It offers new pods no watts while its lease has run out.
 
-NODE    GRANT W  POWER W  HEADROOM W  CEILING MHZ  BOARDS  REASON     HEARD
-rack-1  2500     2440     60          1305         2       Enforcing  2s
+NODE    GRANT W  POWER W  HEADROOM W  OFFERS W  CEILING MHZ  BOARDS  REASON     HEARD
+rack-1  2500     2440     60          350       1305         2       Enforcing  2s
 
 NODE    BOARD         MHZ   CEILING  ASKED  MOST  W    LIMIT  ASKED  MOST  STATE    REASON           PODS
 rack-1  GPU-8f3c1e2a  1410  1410     1410   1980  512  525    525    700   Applied  PolicyCap        demo/training-0
@@ -160,6 +217,35 @@ What you can do:
   - Raise spec.powerCapLimitWatts of powercappingpolicy/demo/training (now 1050 W): from 1474 W on, which is 424 W more, it holds none of its 2 boards back.
   - See that the recommender runs and renews its Lease: kubectl -n powercap-system get deployments,leases.
 ");
+}
+
+#[test]
+fn a_node_says_what_it_offers_to_new_pods_and_when_it_is_closed() {
+    let offers = |bend: fn(&mut Caps)| {
+        let mut caps = rack();
+        bend(&mut caps);
+        let answer = node::explain(&caps.nodes[0], &caps, now());
+        answer.summary.find(" It offers").map(|at| answer.summary[at..].to_owned())
+    };
+    for (bend, says) in [
+        ((|_| {}) as fn(&mut Caps), Some(" It offers new pods 350 W beside the 1050 W that its pods request.")),
+        (
+            |caps| caps.nodes[0].spec.offer_watts = Some(0),
+            Some(" It offers new pods no watts: those that request some wait, or go elsewhere."),
+        ),
+        (
+            |caps| caps.nodes[0].spec.offer_watts = None,
+            Some(" It offers new pods no watts: those that request some wait, or go elsewhere."),
+        ),
+        (
+            |caps| caps.domains[0].spec.brake = Brake::Fallback,
+            Some(" It offers new pods no watts while a brake is pulled."),
+        ),
+        (|caps| caps.nodes[0].spec.power_limit_watts = None, None),
+        (|caps| caps.nodes[0].spec.release = true, None),
+    ] {
+        assert_eq!(offers(bend).as_deref(), says);
+    }
 }
 
 #[test]

@@ -12,15 +12,15 @@ fn everything_is_shown_in_aligned_tables() {
     assert_eq!(
         view(&rack(), None, now()).text(),
         "\
-DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE  WITHIN  REASON
-rack    5000   4880     5000         0           2      None   True    GrantsFit
+DOMAIN  CAP W  POWER W  COMMITTED W  HEADROOM W  NODES  BRAKE  WITHIN  PENDING  REASON
+rack    5000   4880     5000         0           2      None   True    0        GrantsFit
 
-NODE    GRANT W  POWER W  HEADROOM W  CEILING MHZ  BOARDS  REASON     HEARD
-rack-1  2500     2440     60          1305         2       Enforcing  2s
-rack-2  2500     2440     60          1305         2       Enforcing  2s
+NODE    GRANT W  POWER W  HEADROOM W  OFFERS W  CEILING MHZ  BOARDS  REASON     HEARD
+rack-1  2500     2440     60          350       1305         2       Enforcing  2s
+rack-2  2500     2440     60          350       1305         2       Enforcing  2s
 
-NAMESPACE  POLICY    MODE     CAP W  POWER W  PODS  BOARDS  CEILING MHZ  LIMIT W  REASON
-demo       training  Enforce  1050   1024     2     2       1410         525      Enforcing
+NAMESPACE  POLICY    MODE     CAP W  POWER W  PODS  BOARDS  CEILING MHZ  LIMIT W  PENDING  REASON
+demo       training  Enforce  1050   1024     2     2       1410         525      0        Enforcing
 "
     );
 }
@@ -61,10 +61,13 @@ fn the_least_headroom_stands_first_and_what_is_not_known_last() {
     assert_eq!(nodes, ["rack-1", "rack-2", "a-new-one"]);
     let text = view.text();
     assert!(
-        text.contains("an-unknown-one  9000   -        -            -           -      None   Unknown  -"),
+        text.contains("an-unknown-one  9000   -        -            -           -      None   Unknown  -        -"),
         "{text}"
     );
-    assert!(text.contains("a-new-one  -        -        -           -            -       -          -"), "{text}");
+    assert!(
+        text.contains("a-new-one  -        -        -           -         -            -       -          -"),
+        "{text}"
+    );
 }
 
 #[test]

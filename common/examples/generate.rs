@@ -1,4 +1,4 @@
-//! Writes what is made from the API's types: the CRDs and the reference pages.
+//! Writes what is made from the API's types: the CRDs, the reference pages, and the alerts as rules of Prometheus.
 //!
 //! `cargo run -p powercap-common --example generate` writes them; with `-- --check` it writes nothing
 //! and fails when a file differs from what would be written.
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
-use powercap_common::{api, reason::Reason};
+use powercap_common::{alert, api, reason::Reason};
 
 const MADE: &str = "made by `make generate` from common/src; change it there";
 
@@ -39,7 +39,10 @@ fn pages() -> Result<Vec<(String, String)>> {
     let mut pages = vec![
         ("docs/reference/api.md".to_owned(), api_page(&definitions)?),
         ("docs/reference/reasons.md".to_owned(), reasons_page()),
+        ("docs/reference/alerts.md".to_owned(), alerts_page()),
     ];
+    let rules = serde_saphyr::to_string(&alert::prometheus_rule()).context("write the alerts as YAML")?;
+    pages.push(("manifests/components/alerts-by-prometheus/rules.yaml".to_owned(), format!("# {MADE}\n{rules}")));
     for definition in &definitions {
         let yaml = serde_saphyr::to_string(definition).context("write a CRD as YAML")?;
         pages.push((format!("manifests/crds/{}.yaml", definition.spec.names.plural), format!("# {MADE}\n{yaml}")));
@@ -56,6 +59,14 @@ fn reasons_page() -> String {
         let _ = writeln!(page, "| `{reason}` | {} |", reason.explanation());
     }
     page
+}
+
+fn alerts_page() -> String {
+    format!(
+        "<!-- {MADE} -->\n# Alerts\n\n[How they reach people](../alerts.md). Each has the labels `alertname`, `severity` \
+         and those below; its page says what to do.\n\n{}",
+        alert::table("../runbooks")
+    )
 }
 
 fn api_page(definitions: &[CustomResourceDefinition]) -> Result<String> {

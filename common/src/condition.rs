@@ -49,6 +49,11 @@ pub mod kind {
     pub const WITHIN_CAP: &str = "WithinCap";
     /// The cap can be kept by what we control.
     pub const FEASIBLE: &str = "Feasible";
+    /// The CPU and memory that the pods use are known, and requests of them recommended; said only while they are
+    /// not, though asked for.
+    pub const USE_KNOWN: &str = "UseKnown";
+    /// Running pods request the watts that are recommended; said only while some do not.
+    pub const WATTS_CURRENT: &str = "WattsCurrent";
     /// A policy that comes first selects some of the same devices; said only while one does.
     pub const OVERLAPPED: &str = "Overlapped";
     /// The recommender has pulled the domain's brake.
@@ -57,6 +62,8 @@ pub mod kind {
     pub const PLACED: &str = "Placed";
     /// The domains of its pods' nodes permit what the policy asks for; said only while one does not.
     pub const PERMITTED: &str = "Permitted";
+    /// The policy's ladder is climbed beyond lower clocks; written by the escalating actuator alone.
+    pub const ESCALATING: &str = "Escalating";
     /// The node's agent has seen the recommender renew its Lease in time.
     pub const LEASE_CURRENT: &str = "LeaseCurrent";
     /// Something else changes the node's devices.

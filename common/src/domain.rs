@@ -1,10 +1,15 @@
 //! A [`PowerDomain`] after validation, and the rule between a grant and an envelope.
 
 use crate::{
+    algorithm::{self, AlgorithmError},
     api::{self, Mode, NodeOverhead, PowerDomain, SharedDevices},
     selector::{Selector, SelectorError},
     units::Watts,
 };
+
+/// A domain has no thresholds: what its cap asks for beyond lower clocks ends below this part of the cap, and is
+/// undone only as far as power stays below it.
+pub const RELEASES_PERCENT: u32 = 95;
 
 /// A physical power budget.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +28,8 @@ pub struct Domain {
     pub fallback: Option<Watts>,
     /// What it permits policies on its nodes; `None`: everything.
     pub tenancy: Option<Tenancy>,
+    /// How it shares its watts out.
+    pub algorithm: algorithm::Choice,
 }
 
 /// What a domain permits policies on its nodes.
@@ -99,9 +106,9 @@ pub enum DomainError {
     /// An overhead beyond what a node can have.
     #[error("spec.nodeOverhead.percent is {0}; write at most 50")]
     Overhead(u32),
-    /// An algorithm, or a parameter of it, that there is none of; what the registry of algorithms says.
-    #[error("{0}")]
-    Algorithm(String),
+    /// An algorithm, or a parameter of it, that there is none of.
+    #[error(transparent)]
+    Algorithm(#[from] AlgorithmError),
     /// A selector that cannot be used.
     #[error("spec.nodeSelector: {0}")]
     Selector(#[from] SelectorError),
@@ -115,6 +122,7 @@ impl TryFrom<&PowerDomain> for Domain {
 
     fn try_from(object: &PowerDomain) -> Result<Self, DomainError> {
         let spec = &object.spec;
+        let algorithm = algorithm::Choice::try_from(&spec.algorithm)?;
         let (cap, unmanaged) = (spec.power_cap_limit_watts, spec.unmanaged_watts);
         if unmanaged >= cap {
             return Err(DomainError::NothingLeft { cap, unmanaged });
@@ -133,6 +141,7 @@ impl TryFrom<&PowerDomain> for Domain {
             overhead: spec.node_overhead,
             fallback: spec.node_defaults.fallback_watts.map(Watts::new),
             tenancy: spec.tenancy.as_ref().map(Tenancy::try_from).transpose()?,
+            algorithm,
         })
     }
 }

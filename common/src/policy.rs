@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{Mode, Performance, PowerCappingPolicy, PowerScope, TargetRef},
+    algorithm::{self, AlgorithmError},
+    api::{Action, Mode, Performance, PowerCappingPolicy, PowerScope, Rung, TargetRef},
     selector::{Labels, Selector, SelectorError},
     target::Controller,
     units::Watts,
@@ -32,6 +33,10 @@ pub struct Policy {
     pub priority: u32,
     /// How far it may slow its devices; `None`: as far as they go.
     pub clock_floor: Option<ClockFloor>,
+    /// How it shares its watts out.
+    pub algorithm: algorithm::Choice,
+    /// What may be done beyond lower clocks, in this order. Nothing that is not in it.
+    pub ladder: Vec<Rung>,
 }
 
 /// The lowest clock that a policy asks of a device, and the field that says so.
@@ -119,6 +124,17 @@ pub fn selects(object: &PowerCappingPolicy, labels: &Labels, controller: Option<
     }
 }
 
+impl Policy {
+    /// As [`selects`], with labels that are read already. `object` is this policy's.
+    #[must_use]
+    pub fn selects(&self, object: &PowerCappingPolicy, labels: &Labels, controller: Option<&Controller>) -> bool {
+        match &self.chosen {
+            Chosen::Labels(selector) => selector.matches(labels),
+            Chosen::Target(_) => selects(object, labels, controller),
+        }
+    }
+}
+
 /// Why a policy cannot be acted on. The API server refuses nearly all of these; what was stored by an
 /// older version is refused here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,9 +161,15 @@ pub enum PolicyError {
     /// A slow-down to nothing.
     #[error("spec.performance.maxSlowdownPercent is {0}; write 0 to 99")]
     MaxSlowdown(u32),
-    /// An algorithm, or a parameter of it, that there is none of; what the registry of algorithms says.
-    #[error("{0}")]
-    Algorithm(String),
+    /// An algorithm, or a parameter of it, that there is none of.
+    #[error(transparent)]
+    Algorithm(#[from] AlgorithmError),
+    /// A ladder that does not begin with the rung that is reversible.
+    #[error("spec.escalation must begin with Throttle; write - action: Throttle before the others")]
+    Ladder,
+    /// A rung that stands twice.
+    #[error("spec.escalation names {0:?} twice; write each action once")]
+    RungTwice(Action),
     /// Both or neither of the ways to name pods.
     #[error("write exactly one of spec.selector and spec.targetRef")]
     Chosen,
@@ -161,6 +183,7 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
 
     fn try_from(object: &PowerCappingPolicy) -> Result<Self, PolicyError> {
         let spec = &object.spec;
+        let algorithm = algorithm::Choice::try_from(&spec.algorithm)?;
         let (capping, release) = (spec.capping_threshold_percent, spec.release_threshold_percent);
         if spec.power_cap_limit_watts == 0 {
             return Err(PolicyError::NoCap);
@@ -187,7 +210,19 @@ impl TryFrom<&PowerCappingPolicy> for Policy {
             mode: spec.mode,
             priority: spec.priority,
             clock_floor: ClockFloor::of(spec.performance)?,
+            algorithm,
+            ladder: ladder(&spec.escalation)?,
         })
+    }
+}
+
+/// The rungs after the throttle.
+fn ladder(rungs: &[Rung]) -> Result<Vec<Rung>, PolicyError> {
+    let [Rung { action: Action::Throttle, .. }, higher @ ..] = rungs else { return Err(PolicyError::Ladder) };
+    let twice = |at: usize| rungs[..=at].iter().any(|rung| rung.action == higher[at].action);
+    match (0..higher.len()).find(|at| twice(*at)) {
+        Some(at) => Err(PolicyError::RungTwice(higher[at].action)),
+        None => Ok(higher.to_vec()),
     }
 }
 
@@ -234,6 +269,15 @@ mod tests {
             (
                 json!({"powerCapLimitWatts": 9, "selector": labels, "performance": {"minFrequencyPercent": 101}}),
                 "minFrequencyPercent is 101; write 1 to 100",
+            ),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels, "escalation": [{"action": "Evict"}]}),
+                "spec.escalation must begin with Throttle",
+            ),
+            (
+                json!({"powerCapLimitWatts": 9, "selector": labels,
+                    "escalation": [{"action": "Throttle"}, {"action": "Scale"}, {"action": "Scale", "afterSeconds": 9}]}),
+                "spec.escalation names Scale twice",
             ),
             (
                 json!({"powerCapLimitWatts": 9, "selector": labels, "performance": {"maxSlowdownPercent": 100}}),

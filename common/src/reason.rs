@@ -24,6 +24,13 @@ macro_rules! reasons {
                 match self { $(Self::$name => stringify!($name),)+ }
             }
 
+            fn of(word: &str) -> Option<Self> {
+                match word {
+                    $(stringify!($name) => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
             /// One sentence for people who meet the word for the first time.
             #[must_use]
             pub fn explanation(self) -> &'static str {
@@ -92,6 +99,12 @@ reasons! {
     MeterBelowNodes,
     /// The power of the past could not be read; peaks and forecasts know what was seen since, and nothing waits for it.
     HistoryUnavailable,
+    /// Running pods request no watts, or others than are recommended; each counts with the greater of its request and its forecast, and is right once it is made anew.
+    WattsStale,
+    /// The CPU and memory that pods use are not known, since metrics.k8s.io does not answer; requests of them are not recommended, or stay.
+    UseUnavailable,
+    /// An active VerticalPodAutoscaler sets the CPU and memory of the workload; watts alone are recommended.
+    AutoscaledByVpa,
     /// No running pod with a device matches the selector.
     NoMatchingPods,
     /// No node matches the selector.
@@ -104,6 +117,44 @@ reasons! {
     SwitchedOff,
     /// The policy is carried out.
     Enforcing,
+    /// The pod requests what its policy recommends: admission set it.
+    RequestsSet,
+    /// What the pod requests suffices by its policy's recommendation.
+    RequestsSuffice,
+    /// The policy has no recommendation for the pod's containers yet.
+    NothingRecommended,
+    /// The container requested less than its policy recommends, and was raised to it.
+    RequestTooLow,
+    /// The container requests more than its policy recommends at most; what a person wrote is kept.
+    RequestTooHigh,
+    /// Nothing is recommended yet: the container requests the most that as many boards of its nodes draw.
+    BoardsMaximum,
+    /// The watts are more than any node that the pod may run on could ever offer; it requests what that node could.
+    BeyondAnyNode,
+    /// No node that the pod may run on advertises powercapping.io/watts; the pod requests none.
+    NoNodeAdvertises,
+    /// A ResourceQuota would refuse the pod with the recommended requests; it is created without them.
+    QuotaWouldRefuse,
+    /// A LimitRange would refuse the pod with the recommended requests; it is created without them.
+    LimitRangeWouldRefuse,
+    /// The pod has resources of its own as a whole, which its containers' must fit; they are left as they are.
+    PodLevelResources,
+    /// A request or limit of the container is no quantity; it is left as it is.
+    UnreadableQuantity,
+    /// The new pod is not understood; it is created as it is.
+    UnreadablePod,
+    /// No policy selects the pod.
+    NotSelected,
+    /// The namespace has not opted in by the label powercapping.io/admission: enabled.
+    NotOptedIn,
+    /// The pod is bound to its node already (static, mirror and hand-placed pods); it is left as it is.
+    AlreadyBound,
+    /// What is reviewed is no new pod.
+    NotANewPod,
+    /// Admission's certificate, or what signs it, was missing or broken in its Secret, and was made anew.
+    CertificateHealed,
+    /// A caBundle by which API servers trust admission was changed, and is put back.
+    BundleHealed,
     /// The specification contradicts itself; the message says which field and what to write.
     InvalidSpec,
     /// What was asked for was read back from the device.
@@ -138,6 +189,8 @@ reasons! {
     Drifted,
     /// Something else keeps changing the device: the node agent yielded it, counts it with the most that it can draw, and the other devices make room.
     Contended,
+    /// Something else keeps undoing what escalation set on a workload: three tries, and it is left alone; the next rung may do more.
+    Contested,
     /// The device accepted the ceiling and does not keep to it; it counts with the most that it can draw.
     WithoutEffect,
     /// The device was lost or needs a reset; it counts with the most that it can draw.
@@ -164,10 +217,94 @@ reasons! {
     NotPermitted,
     /// A PowerDomain's tenancy permits less on the domain's nodes than the policy asks for.
     BoundedByDomain,
+    /// Nothing is to be done beyond lower clocks.
+    NothingPending,
+    /// What the ladder permits is being done, one step after the other.
+    Climbing,
+    /// What was last done is given time to bring power down.
+    AwaitingEffect,
+    /// What was last done did not bring power down; the next step waits longer.
+    BackingOff,
+    /// Three steps in a row did not bring power down: no more is done until the policy is edited or the need ends.
+    StoppedWithoutEffect,
+    /// The rung before has not stood at its floor for afterSeconds yet.
+    RungNotDue,
+    /// Nothing is left to do on the rung that is due.
+    RungExhausted,
+    /// The pod was evicted, since lower clocks could not keep a cap.
+    Evicted,
+    /// The Job was suspended, since lower clocks could not keep a cap.
+    JobSuspended,
+    /// The Job was resumed: there are watts for it again.
+    JobResumed,
+    /// Nobody answers admission reviews, so that an evicted pod would come back as it was; nothing is evicted.
+    AdmissionSilent,
+    /// No policy in mode Enforce that selects the pod permits the action.
+    RungNotPermitted,
+    /// The pod is never evicted: critical, static, without a controller, or of a DaemonSet.
+    NeverEvicted,
+    /// The pod has data on its node, and does not permit to lose it by powercapping.io/evict-local-storage.
+    LocalStorage,
+    /// A PodDisruptionBudget does not allow the disruption now.
+    DisruptionForbidden,
+    /// Several PodDisruptionBudgets select the pod, which makes the Eviction API refuse.
+    SeveralBudgets,
+    /// The workload has too few replicas to lose one.
+    TooFewReplicas,
+    /// A pod of the workload is not ready yet, or has not ended yet.
+    ReplacementPending,
+    /// A pod of the workload is not ready, or has not ended, for ten minutes: the workload is passed over.
+    ReplacementStuck,
+    /// Something was done to the workload a moment ago.
+    CoolingDown,
+    /// No other node, outside of what is above its cap, has room and watts for the pod.
+    NoDestination,
+    /// The pod is on its way to another node.
+    Migrating,
+    /// The pod runs on another node.
+    Migrated,
+    /// The pod could not be moved: no place was free in the end, or what was made anew did not become ready.
+    MigrationFailed,
+    /// As much is in hand as may be at once, in the namespace, the domain or in all.
+    LimitReached,
+    /// The API server refused, or asked for patience; it is tried again later.
+    RefusedForNow,
+    /// The workload gets no more replicas than it has, as long as a cap throttles its pods.
+    Frozen,
+    /// The workload may have fewer replicas, since lower clocks could not keep a cap.
+    ScaledDown,
+    /// The pod's containers may use less CPU, since lower clocks could not keep a cap.
+    ResizedDown,
+    /// A workload's or pod's ceiling was raised again, or put back to what it was.
+    CeilingRestored,
+    /// The workload runs as few replicas, or the pod has as low CPU limits, as escalation may ask for.
+    NothingToLower,
+    /// The API server, or a webhook, refuses the change of the ceiling; it is tried again in a minute.
+    CeilingRefused,
+    /// What stands around the workload was asked for, and is not known yet.
+    NotSeenYet,
+    /// A person has paused the workload's ScaledObject; it is left alone.
+    PausedByPerson,
+    /// The InferenceService does not run in KServe's Standard mode, or none is known yet; a change would make new pods of all, and it is left alone.
+    KnativeMode,
+    /// KServe would copy our annotation from the InferenceService to its pods, and so make all anew; it is left alone until serviceAnnotationDisallowedList in kserve/inferenceservice-config names powercapping.io/escalated.
+    AnnotationsCopied,
+    /// KEDA owns the workload's HorizontalPodAutoscaler, and its ScaledObject is not seen; it is left alone.
+    ScaledObjectMissing,
+    /// The annotation powercapping.io/escalated was changed by hand and tells no originals; the object is left alone.
+    OriginalsUnreadable,
     /// A pod's devices are held below their highest clock or power limit by a cap.
     PowerCapped,
     /// No cap holds the pod's devices back any more.
     PowerReleased,
+    /// Clocks are as low as they may go, and power is still above the cap.
+    FloorReached,
+    /// Clocks are as low as they may go with power above the cap, and the pod draws more than its own watts.
+    AboveOwnWatts,
+    /// Lower clocks are not enough: something is to be done to workloads, as the policy's ladder permits.
+    EscalationPending,
+    /// Nothing is to be done to workloads any more.
+    EscalationOver,
 }
 
 impl fmt::Display for Reason {
@@ -179,7 +316,7 @@ impl fmt::Display for Reason {
 impl std::str::FromStr for Reason {
     type Err = UnknownReason;
     fn from_str(word: &str) -> Result<Self, UnknownReason> {
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == word).ok_or_else(|| UnknownReason(word.to_owned()))
+        Self::of(word).ok_or_else(|| UnknownReason(word.to_owned()))
     }
 }
 

@@ -6,8 +6,12 @@
 //!   Deployment                          ─▶ ReplicaSet NAME-HASH ─▶ pod      HASH: the pod's pod-template-hash
 //!   ReplicaSet, StatefulSet, DaemonSet,
 //!   Job, ReplicationController          ───────────────────────▶ pod
+//!   KServe's kinds                      ─▶ Deployment and so on ▶ pod       its labels, and something controls it
 //!   any other kind                      ─▶ what only its author knows       labels alone decide
 //! ```
+//!
+//! The other way, a pod tells of the outermost workload that is known to own it: by the labels that sets and KServe
+//! put on their pods, else by its controller.
 
 use std::fmt;
 
@@ -34,13 +38,72 @@ impl Controller {
     }
 }
 
+impl fmt::Display for Controller {
+    /// As it stands in a status.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.name)
+    }
+}
+
+/// KServe's labels on what it makes of an InferenceService, and of an LLMInferenceService.
+const SERVICE: &str = "serving.kserve.io/inferenceservice";
+const NAME: &str = "app.kubernetes.io/name";
+const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "llminferenceservice");
+
+/// The labels that KServe puts on all that it makes of an object of its own; none where the kind is another's.
+#[must_use]
+pub fn made_by_kserve(kind: &str, name: &str) -> Option<Labels> {
+    let labels: &[(&str, &str)] = match kind {
+        "InferenceService" => &[(SERVICE, name)],
+        "LLMInferenceService" => &[(NAME, name), PART_OF],
+        _ => return None,
+    };
+    Some(labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect())
+}
+
+/// The object that KServe made something of, by the labels on that.
+#[must_use]
+pub fn served_by_kserve(labels: &Labels) -> Option<Controller> {
+    let label = |name: &str| labels.get(name).map(String::as_str);
+    let (kind, name) = match label(PART_OF.0) {
+        Some(part) if part == PART_OF.1 => ("LLMInferenceService", label(NAME)),
+        _ => ("InferenceService", label(SERVICE)),
+    };
+    Some(Controller { kind: kind.to_owned(), name: name?.to_owned() })
+}
+
+/// Labels by which owners beyond a pod's controller name themselves on it.
+const OUTERMOST: [(&str, &str); 2] =
+    [("jobset.sigs.k8s.io/jobset-name", "JobSet"), ("leaderworkerset.sigs.k8s.io/name", "LeaderWorkerSet")];
+
+/// The outermost workload that is known to own a pod; none of a pod that nothing controls.
+#[must_use]
+pub fn outermost(controller: Option<&Controller>, labels: &Labels) -> Option<Controller> {
+    let controller = controller?;
+    let label = |name: &str| labels.get(name).map(String::as_str);
+    let owner = |kind: &str, name: &str| Controller { kind: kind.to_owned(), name: name.to_owned() };
+    if let Some(service) = served_by_kserve(labels) {
+        return Some(service);
+    }
+    if let Some((kind, name)) = OUTERMOST.iter().find_map(|(name, kind)| Some((kind, label(name)?))) {
+        return Some(owner(kind, name));
+    }
+    let of_template = || controller.name.strip_suffix(label(TEMPLATE)?)?.strip_suffix('-');
+    match of_template().filter(|name| controller.kind == "ReplicaSet" && !name.is_empty()) {
+        Some(deployment) => Some(owner("Deployment", deployment)),
+        None => Some(controller.clone()),
+    }
+}
+
 /// Where a workload's selector stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SelectorAt {
     /// `spec.selector` of the object.
     Spec,
     /// `status.selector` of its scale subresource.
     Scale,
+    /// Nowhere: what is made of it has these labels.
+    Labels(Labels),
 }
 
 /// The label by which the pods of one ReplicaSet of a Deployment differ from those of the others.
@@ -53,11 +116,14 @@ impl TargetRef {
         self.api_version.split_once('/').unwrap_or(("", &self.api_version))
     }
 
-    /// Where its selector stands. Jobs and DaemonSets cannot be scaled.
+    /// Where its selector stands. Jobs and DaemonSets cannot be scaled, and KServe's kinds not by a subresource.
     #[must_use]
     pub fn selector_at(&self) -> SelectorAt {
         match (self.group_version().0, self.kind.as_str()) {
             ("batch", "Job") | ("apps", "DaemonSet") => SelectorAt::Spec,
+            ("serving.kserve.io", kind) => {
+                made_by_kserve(kind, &self.name).map_or(SelectorAt::Scale, SelectorAt::Labels)
+            }
             _ => SelectorAt::Scale,
         }
     }
@@ -74,6 +140,7 @@ impl TargetRef {
             ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("batch", "Job") | ("", "ReplicationController") => {
                 is(&self.kind, &self.name)
             }
+            ("serving.kserve.io", "InferenceService" | "LLMInferenceService") => controller.is_some(),
             _ => true,
         }
     }
@@ -107,6 +174,10 @@ mod tests {
             ("batch/v1", "Job", by("Job", "chat"), true),
             ("v1", "ReplicationController", by("ReplicationController", "chat"), true),
             ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", by("StatefulSet", "chat-1"), true),
+            ("serving.kserve.io/v1beta1", "InferenceService", by("ReplicaSet", "chat-predictor-5f6d"), true),
+            ("serving.kserve.io/v1beta1", "InferenceService", None, false),
+            ("serving.kserve.io/v1alpha2", "LLMInferenceService", by("StatefulSet", "chat-kserve-mn-0"), true),
+            ("serving.kserve.io/v1alpha2", "LLMInferenceService", None, false),
             ("example.com/v1", "Job", None, true),
         ] {
             let owned = target(api_version, kind).owns(controller.as_ref(), &labels);
@@ -114,6 +185,67 @@ mod tests {
         }
         let bare = target("apps/v1", "Deployment").owns(by("ReplicaSet", "chat-5f6d").as_ref(), &Labels::new());
         assert!(!bare, "a pod without the hash is of no ReplicaSet of a Deployment");
+    }
+
+    #[test]
+    fn a_pod_tells_of_the_outermost_workload_that_owns_it() {
+        let replica_set = ("ReplicaSet", "chat-5f6d");
+        for ((kind, name), labels, owner) in [
+            (replica_set, vec![("pod-template-hash", "5f6d")], "Deployment/chat"),
+            (replica_set, vec![("pod-template-hash", "77aa")], "ReplicaSet/chat-5f6d"),
+            (replica_set, vec![], "ReplicaSet/chat-5f6d"),
+            (("ReplicaSet", "-5f6d"), vec![("pod-template-hash", "5f6d")], "ReplicaSet/-5f6d"),
+            (("StatefulSet", "db"), vec![], "StatefulSet/db"),
+            (("Job", "sweep-0"), vec![("jobset.sigs.k8s.io/jobset-name", "sweep")], "JobSet/sweep"),
+            (("StatefulSet", "serve-1"), vec![("leaderworkerset.sigs.k8s.io/name", "serve")], "LeaderWorkerSet/serve"),
+            (
+                replica_set,
+                vec![("pod-template-hash", "5f6d"), ("serving.kserve.io/inferenceservice", "llama")],
+                "InferenceService/llama",
+            ),
+            (
+                replica_set,
+                vec![("app.kubernetes.io/name", "llama"), ("app.kubernetes.io/part-of", "llminferenceservice")],
+                "LLMInferenceService/llama",
+            ),
+            (replica_set, vec![("app.kubernetes.io/part-of", "llminferenceservice")], "ReplicaSet/chat-5f6d"),
+        ] {
+            let labels: Labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let by = Controller { kind: kind.into(), name: name.into() };
+            assert_eq!(outermost(Some(&by), &labels).unwrap().to_string(), owner);
+            assert_eq!(outermost(None, &labels), None, "labels alone make no owner");
+        }
+    }
+
+    #[test]
+    fn kserves_kinds_are_told_by_labels_that_lead_back_to_them_whatever_their_version() {
+        for (api_version, kind, selector) in [
+            ("serving.kserve.io/v1beta1", "InferenceService", "serving.kserve.io/inferenceservice=chat"),
+            (
+                "serving.kserve.io/v1alpha2",
+                "LLMInferenceService",
+                "app.kubernetes.io/name=chat,app.kubernetes.io/part-of=llminferenceservice",
+            ),
+            (
+                "serving.kserve.io/v1",
+                "LLMInferenceService",
+                "app.kubernetes.io/name=chat,app.kubernetes.io/part-of=llminferenceservice",
+            ),
+        ] {
+            let SelectorAt::Labels(labels) = target(api_version, kind).selector_at() else {
+                panic!("{api_version} {kind}")
+            };
+            let text: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            assert_eq!(text.join(","), selector);
+            let by = Controller { kind: "ReplicaSet".into(), name: "chat-5f6d".into() };
+            let owner = outermost(Some(&by), &labels).unwrap();
+            assert_eq!((owner.kind.as_str(), owner.name.as_str()), (kind, "chat"), "and the other way");
+        }
+        for (api_version, kind) in
+            [("example.com/v1", "InferenceService"), ("serving.kserve.io/v1beta1", "TrainedModel")]
+        {
+            assert_eq!(target(api_version, kind).selector_at(), SelectorAt::Scale, "{api_version} {kind}");
+        }
     }
 
     #[test]

@@ -8,6 +8,12 @@ pub mod prometheus {
     pub const COLLECTION_INTERVAL_SECONDS: u32 = 5;
 }
 
+/// How admission finds whom to tell of trouble, unless its flags say otherwise.
+pub mod alertmanager {
+    /// Where Alertmanager is; a headless Service stands for all of its replicas.
+    pub const URL: &str = "http://alertmanager.monitoring.svc:9093";
+}
+
 /// NVIDIA's DCGM exporter, 4.5.3 to 4.8.2 and its main branch of May 2026.
 pub mod dcgm {
     /// Power of a GPU, in watts.
@@ -74,4 +80,18 @@ pub mod agent {
     pub const NODE: &str = "node";
     /// The GPU's UUID.
     pub const UUID: &str = "uuid";
+}
+
+/// The kubelet's cAdvisor, as Prometheus scrapes it: what the Vertical Pod Autoscaler reads of the past too.
+pub mod containers {
+    /// Processor time of a container, in seconds.
+    pub const CPU_SECONDS: &str = "container_cpu_usage_seconds_total";
+    /// Memory of a container that cannot be taken from it, in bytes.
+    pub const MEMORY_BYTES: &str = "container_memory_working_set_bytes";
+    /// The pod's namespace.
+    pub const NAMESPACE: &str = "namespace";
+    /// The pod's name.
+    pub const POD: &str = "pod";
+    /// The container's name; empty for what is of the pod as a whole.
+    pub const CONTAINER: &str = "container";
 }

@@ -150,6 +150,74 @@ impl fmt::Display for Megahertz {
     }
 }
 
+/// Processor time, in thousandths of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Millicores(u64);
+
+impl Millicores {
+    /// Thousandths of a core.
+    #[must_use]
+    pub const fn new(millicores: u64) -> Self {
+        Self(millicores)
+    }
+
+    /// A measured value in cores, rounded up. `None` for what is no measurement: NaN, infinite, negative, or
+    /// beyond a million cores.
+    #[must_use]
+    pub fn from_measurement(cores: f64) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+        (0.0..=1e6).contains(&cores).then(|| Self((cores * 1000.0).ceil() as u64))
+    }
+
+    /// Cores with their fraction.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "exact below a billion cores")]
+    pub fn as_cores(self) -> f64 {
+        self.0 as f64 / 1000.0
+    }
+
+    /// Thousandths of a core.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Bytes(u64);
+
+/// More than any machine has; up to here numbers with a fraction are exact.
+const MOST_BYTES: f64 = 9_007_199_254_740_992.0;
+
+impl Bytes {
+    /// Bytes.
+    #[must_use]
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// A measured value in bytes. `None` for what is no measurement: NaN, infinite, negative, or beyond 2⁵³.
+    #[must_use]
+    pub fn from_measurement(bytes: f64) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+        (0.0..=MOST_BYTES).contains(&bytes).then_some(Self(bytes as u64))
+    }
+
+    /// This amount times a ratio that is not negative, rounded up and at most 2⁵³; anything else gives nothing.
+    #[must_use]
+    pub fn scaled(self, ratio: f64) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "exact below 2⁵³ bytes")]
+        Self::from_measurement((self.0 as f64 * ratio).ceil().min(MOST_BYTES)).unwrap_or_default()
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 /// Energy in whole millijoules, as NVML's counter gives it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Joules(u64);
@@ -181,6 +249,15 @@ impl Joules {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_measurement_is_no_amount() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.1, 1e17] {
+            assert_eq!((Millicores::from_measurement(bad), Bytes::from_measurement(bad)), (None, None), "{bad}");
+        }
+        assert_eq!(Millicores::from_measurement(0.1231).map(Millicores::get), Some(124));
+        assert_eq!(Bytes::new(1001).scaled(0.5), Bytes::new(501));
+    }
 
     #[test]
     fn what_is_no_measurement_is_not_zero_watts() {

@@ -61,6 +61,12 @@ impl Deployment {
         Ok(())
     }
 
+    /// `kubectl apply -k` of a folder beside these.
+    pub async fn apply_folder(&self, below: &str) -> Result<()> {
+        kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path(below)], None).await?;
+        Ok(())
+    }
+
     fn path(&self, below: &str) -> String {
         Path::new(&self.manifests).join(below).display().to_string()
     }
@@ -94,7 +100,11 @@ struct Labels {
     component: Option<String>,
 }
 
-async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String> {
+/// Runs kubectl, as a person would, and hands back what it prints.
+///
+/// # Errors
+/// When it cannot be started or fails: what it said.
+pub async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String> {
     let mut child = Command::new("kubectl")
         .args(arguments)
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })

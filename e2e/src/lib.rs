@@ -5,6 +5,7 @@ pub mod beside;
 pub mod cluster;
 pub mod deployment;
 pub mod figures;
+pub mod rotation;
 
 /// A client of the cluster that tests may touch, see [`cluster::existing`].
 ///

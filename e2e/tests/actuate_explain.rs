@@ -4,9 +4,8 @@
 mod rack;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
-    sync::OnceLock,
 };
 
 use rack::Rack;
@@ -124,19 +123,8 @@ fn says(value: &Value, words: &str) -> bool {
 
 /// The command as a person calls it, in the test's own cluster.
 fn powercap(arguments: &[&str]) -> Output {
-    Command::new(built()).args(arguments).output().unwrap()
-}
-
-/// The command, built once.
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "--offline", "--quiet", "-p", "powercap-cli"]).current_dir(&root);
-        assert!(cargo.status().unwrap().success(), "cargo build -p powercap-cli");
-        root.join("target/debug/kubectl-powercap")
-    })
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/kubectl-powercap");
+    Command::new(built).args(arguments).output().unwrap()
 }
 
 fn text(output: &Output) -> String {

@@ -18,7 +18,7 @@ use kube::{Api, api::ListParams};
 use powercap_common::api::PowerDomain;
 use powercap_e2e::cluster::existing::hardware_folders;
 use powercap_simulated_hardware::Root;
-use rack::{Rack, process::processes};
+use rack::{Rack, process::agents};
 use serde_json::json;
 
 /// What an administrator had set on a board and on the CPUs of a policy, on each node, before we came.
@@ -51,7 +51,7 @@ async fn what_was_set_before_the_installation_is_set_after_the_removal() {
     assert!(!definitions.iter().any(|definition| definition.spec.group == "powercapping.io"));
     let namespaces = Api::<Namespace>::all(rack.client.clone());
     assert!(namespaces.get_opt("powercap-node").await.unwrap().is_none());
-    assert!(processes("powercap-actuator").is_empty());
+    assert!(agents().is_empty());
 
     let again = uninstall(&[]);
     assert!(again.status.success(), "where nothing is installed there is nothing to do: {}", text(&again));

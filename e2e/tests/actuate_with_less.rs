@@ -14,7 +14,7 @@ use powercap_common::{
 };
 use rack::{
     Rack,
-    process::{field, processes},
+    process::{agents, field},
 };
 use serde_json::{Value, json};
 
@@ -24,8 +24,8 @@ const SYS_ADMIN: u64 = 1 << 21;
 #[tokio::test]
 async fn an_agent_holds_one_capability_and_cannot_get_more() {
     let rack = Rack::ready().await;
-    rack.eventually("two agents run", 30, async |_| processes("powercap-actuator").len() == 2).await;
-    for status in processes("powercap-actuator") {
+    rack.eventually("two agents run", 30, async |_| agents().len() == 2).await;
+    for status in agents() {
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             let mask = u64::from_str_radix(field(&status, set), 16).unwrap();
             assert_eq!(mask & !SYS_ADMIN, 0, "{set} of {status}");
@@ -58,12 +58,12 @@ async fn without_the_capability_boards_are_reported_and_cpus_are_held() {
         })
     })
     .await;
-    let nodes = rack.nodes().await;
-    let acknowledged = |node: &NodeFrequencies| node.status.as_ref().unwrap().acknowledged.map(|held| held.epoch);
-    assert!(
-        nodes.iter().all(|node| acknowledged(node) != Some(node.spec.epoch)),
-        "what does not hold is not acknowledged"
-    );
+    let nobody_says_it_holds = async |rack: &Rack| {
+        let acknowledged = |node: &NodeFrequencies| node.status.as_ref().unwrap().acknowledged.map(|held| held.epoch);
+        rack.nodes().await.iter().all(|node| acknowledged(node) != Some(node.spec.epoch))
+    };
+    rack.eventually("the cut is ordered, and no node says that it holds", 30, nobody_says_it_holds).await;
+    rack.throughout("what does not hold is not acknowledged", 3, nobody_says_it_holds).await;
     put_back(rack).await;
 }
 
@@ -116,8 +116,11 @@ fn ready(node: &NodeFrequencies) -> (Truth, &str) {
     (truth(conditions, kind::READY), reason.map_or("", |condition| condition.reason.as_str()))
 }
 
-/// Changes the agents' container, as somebody with an editor would, and has all of them run so.
+/// Changes the agents' container, as somebody with an editor would, and waits until no other agent runs: one of
+/// before would carry out and acknowledge what the test asks of its successor.
 async fn run_agents_with(rack: &Rack, mut container: Value) {
+    let pids = || agents().iter().map(|status| field(status, "Pid").to_owned()).collect::<Vec<_>>();
+    let before = pids();
     container["name"] = json!("node");
     let template = json!({"spec": {"containers": [container]}});
     // All at once: a rollout that waits for readiness would wait for an agent that is not to be ready.
@@ -127,6 +130,11 @@ async fn run_agents_with(rack: &Rack, mut container: Value) {
         .patch("powercap-actuator-node", &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .unwrap();
+    rack.eventually("the agents are replaced", 60, async |_| {
+        let now = pids();
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    })
+    .await;
 }
 
 /// The agents as the manifests have them, before anybody else looks at them.

@@ -1,64 +1,11 @@
 //! The API server itself refuses what our rules forbid, with a message that says what to write.
-//!
-//! Each file in `bad/` breaks one rule and begins with the words that the refusal must hold. Where it
-//! has several documents, all but the last are accepted, and the last is the change that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
-use std::{fs, path::Path};
-
-use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
-    core::{GroupVersionKind, TypeMeta},
-    discovery::pinned_kind,
-};
+mod refused;
 
 #[tokio::test]
 async fn every_bad_manifest_is_refused_with_its_mend() {
     let client = powercap_e2e::client().await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad");
-    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() > 20, "the table of bad manifests is in {}", folder.display());
-
-    let mut wrong = Vec::new();
-    for file in files {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let text = fs::read_to_string(&file).unwrap();
-        let expected = text.lines().next().unwrap().strip_prefix("# refused: ").expect("first line: # refused: …");
-        let documents: Vec<DynamicObject> =
-            text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect();
-        let (last, before) = documents.split_last().unwrap();
-        for object in before {
-            apply(&client, object).await.unwrap_or_else(|error| panic!("{name}: the first document: {error}"));
-        }
-        match apply(&client, last).await {
-            Ok(()) => wrong.push(format!("{name}: accepted")),
-            Err(error) if !error.to_string().contains(expected) => {
-                wrong.push(format!("{name}: expected «{expected}», got «{error}»"));
-            }
-            Err(_) => {}
-        }
-        for object in before {
-            let _gone =
-                api(&client, object).await.delete(object.metadata.name.as_ref().unwrap(), &Default::default()).await;
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-async fn apply(client: &Client, object: &DynamicObject) -> Result<(), kube::Error> {
-    let name = object.metadata.name.as_ref().unwrap();
-    let apply = PatchParams::apply("a-person").force();
-    api(client, object).await.patch(name, &apply, &Patch::Apply(object)).await.map(drop)
-}
-
-async fn api(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
-    let TypeMeta { api_version, kind } = object.types.clone().unwrap();
-    let (group, version) = api_version.split_once('/').unwrap();
-    let (resource, _) = pinned_kind(client, &GroupVersionKind::gvk(group, version, &kind)).await.unwrap();
-    match &object.metadata.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    }
+    let files = refused::each_is_refused_with_its_mend(&client, "tests/bad").await;
+    assert!(files > 20, "the table of bad manifests is in tests/bad");
 }

@@ -1,5 +1,8 @@
-//! Each component of the manifests does to the agents what it says, and a real API server takes the result.
+//! Each component of the manifests does what it says to what is deployed, and a real API server takes the result: for
+//! kinds of others by the definitions that their makers publish.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
+
+mod definitions;
 
 use std::{
     fs,
@@ -8,9 +11,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use definitions::{CERT_MANAGER, Definitions, KEDA, PROMETHEUS_OPERATOR};
 use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Container, PodSpec},
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    apps::v1::{DaemonSet, Deployment},
+    core::v1::{Container, PodSpec, Service},
 };
 
 const LIBRARY: &str = "--nvml-library=/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1";
@@ -67,6 +72,84 @@ fn components_go_together() {
     assert!(agent.node.args.as_ref().unwrap().contains(&LIBRARY.to_owned()));
 }
 
+#[test]
+fn cert_manager_gets_what_it_needs_and_admission_loses_what_it_no_longer_needs() {
+    let documents = built("admission", "cert-manager");
+    taken_by(&CERT_MANAGER, "cert-manager.io/v1", &documents, 4);
+    let admission: Deployment = only("Deployment", &documents);
+    let pod = admission.spec.unwrap().template.spec.unwrap();
+    let variables = pod.containers[0].env.as_ref().unwrap();
+    let from = variables.iter().find(|variable| variable.name == "CERTIFICATES_FROM").unwrap();
+    let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+    let mount = mounts.iter().find(|mount| Some(&mount.mount_path) == from.value.as_ref()).unwrap();
+    assert_eq!(mount.read_only, Some(true));
+    let registration: MutatingWebhookConfiguration = only("MutatingWebhookConfiguration", &documents);
+    let annotations = registration.metadata.annotations.unwrap();
+    assert_eq!(annotations["cert-manager.io/inject-ca-from"], "powercap-system/powercap-admission");
+    assert!(!documents.iter().any(|document| document.contains("powercap-admission-certs")), "no right on Secrets");
+}
+
+#[test]
+fn the_prometheus_operator_takes_a_monitor_for_each_of_our_binaries() {
+    let documents = built("recommender", "prometheus-operator");
+    taken_by(&PROMETHEUS_OPERATOR, "monitoring.coreos.com/v1", &documents, 3);
+}
+
+#[test]
+fn keda_finds_the_scaler_where_its_example_looks_for_it() {
+    let documents = built("recommender", "keda");
+    let scaler: Vec<_> =
+        documents.iter().filter(|document| document.contains("name: powercap-scaler\n")).cloned().collect();
+    let service: Service = only("Service", &scaler);
+    let recommender: Deployment = only("Deployment", &documents);
+    let pod = recommender.spec.unwrap().template.spec.unwrap();
+    assert!(pod.containers[0].args.as_ref().unwrap().contains(&"--scaler-listen=0.0.0.0:9090".to_owned()));
+    let port = service.spec.unwrap().ports.unwrap().remove(0);
+    let named = |port: &&k8s_openapi::api::core::v1::ContainerPort| port.name.as_deref() == Some("scaler");
+    assert_eq!(pod.containers[0].ports.iter().flatten().find(named).unwrap().container_port, 9090);
+
+    let example = fs::read_to_string(manifest("components/keda/example.yaml")).unwrap();
+    let metadata = service.metadata;
+    let address = format!("{}.{}.svc:{}", metadata.name.unwrap(), metadata.namespace.unwrap(), port.port);
+    assert!(example.contains(&format!("scalerAddress: {address}\n")), "{address}");
+    taken_by(&KEDA, "keda.sh/v1alpha1", &[example.replace("namespace: llm", "namespace: default")], 1);
+}
+
+/// The API server knows the kinds, and takes as many objects of them.
+fn taken_by(definitions: &Definitions, version: &str, documents: &[String], expected: usize) {
+    for file in definitions.files() {
+        kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()], "");
+    }
+    for kind in definitions.kinds {
+        kubectl(&["wait", "--for=condition=Established", "--timeout=30s", &format!("crd/{kind}")], "");
+    }
+    kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &manifest("base/namespaces.yaml")], "");
+    let written = format!("apiVersion: {version}\n");
+    let objects: Vec<_> = documents.iter().filter(|document| document.contains(&written)).cloned().collect();
+    assert_eq!(objects.len(), expected, "{objects:?}");
+    let strict = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
+    kubectl(&strict, &objects.join("\n---\n"));
+}
+
+/// The one object of this kind.
+fn only<T: serde::de::DeserializeOwned>(kind: &str, documents: &[String]) -> T {
+    let line = format!("\nkind: {kind}\n");
+    let mut of_kind = documents.iter().filter(|document| document.contains(&line));
+    let object = of_kind.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert!(of_kind.next().is_none(), "more than one {kind}");
+    serde_saphyr::from_str(object).unwrap()
+}
+
+/// A part of the base with one component, as documents.
+fn built(base: &str, component: &str) -> Vec<String> {
+    let paths = [format!("../components/{component}")];
+    build(base, &paths).split("\n---\n").map(str::to_owned).collect()
+}
+
+fn manifest(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(path).display().to_string()
+}
+
 /// The node agent as it would be deployed.
 struct Agent {
     pod: PodSpec,
@@ -94,16 +177,21 @@ fn writable(agent: &Agent) -> Vec<&str> {
     paths
 }
 
-/// Builds base and components as an administrator's overlay would, and asks the API server about the result.
-fn agent_with(components: &[&str]) -> Agent {
-    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").canonicalize().unwrap();
+/// Builds a part of the base with components, as an administrator's overlay would.
+fn build(base: &str, components: &[String]) -> String {
+    let manifests = Path::new(&manifest("")).canonicalize().unwrap();
     let folder = tempfile::Builder::new().prefix("overlay-").tempdir_in(&manifests).unwrap();
-    let paths: Vec<_> = components.iter().map(|component| format!("../components/{component}")).collect();
     let overlay = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../base/actuator]\ncomponents: {paths:?}\n"
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../base/{base}]\ncomponents: {components:?}\n"
     );
     fs::write(folder.path().join("kustomization.yaml"), overlay).unwrap();
-    let yaml = kubectl(&["kustomize", folder.path().to_str().unwrap()], "");
+    kubectl(&["kustomize", folder.path().to_str().unwrap()], "")
+}
+
+/// Builds it for the agents, and asks the API server about the result.
+fn agent_with(components: &[&str]) -> Agent {
+    let paths: Vec<_> = components.iter().map(|component| format!("../components/{component}")).collect();
+    let yaml = build("actuator", &paths);
     let document = yaml.split("\n---\n").find(|document| document.contains("kind: DaemonSet")).unwrap();
     // Elsewhere than the agents that run: the fields of those are somebody's.
     let elsewhere = document.replace("namespace: powercap-node", "namespace: default");

@@ -38,7 +38,7 @@ fn no_decision_reads_a_clock_or_talks_to_anything() {
             wrong.extend(names(line).map(|word| format!("{}:{}: {word}", file.display(), number + 1)));
         }
     }
-    for binary in ["recommender", "actuator"] {
+    for binary in ["recommender", "actuator", "admission"] {
         let known = decisions.iter().any(|file| file.starts_with(workspace().join(binary)));
         assert!(known, "the decisions of {binary} are not found");
     }

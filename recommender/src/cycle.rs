@@ -20,10 +20,15 @@ use anyhow::Context;
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client};
+use kube::Api;
 use powercap_common::{api::Epoch, policy::PolicyId, units::Watts};
-use powercap_process::{Health, Pulse, serve, shutdown_signal};
+use powercap_process::{
+    Health, Pulse, kubernetes,
+    leader::{Candidate, Leadership},
+    serve, shutdown_signal,
+};
 use tokio::{
+    net::TcpListener,
     sync::{Notify, watch},
     task::JoinSet,
     time::Instant,
@@ -33,11 +38,10 @@ use crate::{
     apply::{Outcome, Writer, events::Announcer},
     decide::{decide, promise},
     flags::Flags,
-    leader::{Candidate, Leadership},
     metrics::Metrics,
     observation::{Metered, Observation, Telemetry, Told},
     observe::{
-        Observer, SILENT_AFTER,
+        Observer,
         meters::Meters,
         names::Names,
         past::PastReader,
@@ -46,24 +50,32 @@ use crate::{
         tenants,
     },
     record::Recorder,
+    scaler::{
+        latest::{self, Publisher},
+        serve::Port,
+        service::Scaler,
+    },
 };
+
+/// The Lease: who decides. Its transitions are the epoch's term.
+pub const LEASE: &str = "powercap-recommender";
 
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// After a write that failed the decision is made again after this, then after twice as long, and so on.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// The API server is near.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A cycle with every write timing out takes less.
 const CYCLE_TAKES_AT_MOST: Duration = Duration::from_secs(90);
 /// The lease is given back within this, or expires.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// What autoscalers are told is of this many cycles ago at most.
+const TOLD_FOR_CYCLES: u32 = 6;
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When it cannot start (no client, a port that is taken), or a part of it ends.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    let client = client().await?;
+    let client = kubernetes::client().await?;
     let (metrics, registry) = Metrics::register();
     let health = Health::default();
     let caches =
@@ -77,7 +89,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
     let leads = Arc::new(Notify::new());
-    let past = PastReader::new(Arc::clone(&prometheus), names.clone(), latest.clone(), metrics.clone(), flags.span());
+    let past = PastReader::new(Arc::clone(&prometheus), names.clone(), latest.clone(), metrics.clone(), flags.span())
+        .with_containers_in(observer.namespaces_of_use());
     tasks.spawn(past.follow(Arc::clone(&leads)));
     let meters = Meters::new(Arc::clone(&prometheus), latest.clone(), metrics.clone());
     tasks.spawn(meters.poll(flags.cycle(), observer.meter_queries(), Arc::clone(&changed)));
@@ -85,13 +98,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     tasks.spawn(inquiry.poll(flags.cycle(), Arc::clone(&changed)));
     let (announcer, announcing) = Announcer::new(client.clone(), &flags.identity, metrics.clone());
     tasks.spawn(announcing);
+    let scaler = scaler(&flags, &mut tasks).await?;
     let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
 
     let work = async {
         observer.synced().await.context("a cache ended before its first list")?;
         caches.met();
         let leases: Api<Lease> = Api::namespaced(client.clone(), &flags.lease_namespace);
-        let (candidate, leadership) = Candidate::new(leases, identity(&flags.identity));
+        let (candidate, leadership) = Candidate::new(leases, LEASE, identity(&flags.identity));
         let cycle = Cycle {
             observer,
             writer: Writer::new(client, metrics.clone()),
@@ -105,6 +119,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             terms_seen: Arc::default(),
             agent_lease_seconds: flags.agent_lease(),
             recorder,
+            scaler,
         };
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
@@ -128,6 +143,16 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     ended
 }
 
+/// Serves autoscalers, where that is asked for.
+async fn scaler(flags: &Flags, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<Publisher>> {
+    let Some(address) = flags.scaler_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let (publisher, latest) = latest::channel(flags.cycle().saturating_mul(TOLD_FOR_CYCLES));
+    let port = Port { listener, certificates_from: flags.scaler_certificates_from.clone() };
+    tasks.spawn(port.serve(Scaler::new(latest)));
+    Ok(Some(publisher))
+}
+
 fn names(flags: &Flags) -> anyhow::Result<Names> {
     let Some(path) = &flags.metric_names_file else { return Ok(Names::default()) };
     Names::from_file(path).with_context(|| format!("the names of metrics in {}", path.display()))
@@ -136,18 +161,6 @@ fn names(flags: &Flags) -> anyhow::Result<Names> {
 async fn wait(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop too.
     _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// A client that fails at once where kube's own would retry for minutes: the loop retries.
-async fn client() -> anyhow::Result<Client> {
-    let mut config = kube::Config::infer().await.context("neither in a pod nor is there a kubeconfig")?;
-    config.default_retry = false;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // A request on a connection that swallows everything would wait for ever: a watch is guarded only once it
-    // has begun.
-    config.read_timeout = Some(SILENT_AFTER);
-    config.reset_reader_on_write = true;
-    Client::try_from(config).context("cannot make a client of the API server")
 }
 
 /// Two processes of one name would both believe that they hold the Lease.
@@ -182,6 +195,7 @@ struct Cycle {
     terms_seen: Arc<AtomicI64>,
     agent_lease_seconds: Option<u32>,
     recorder: Option<Recorder>,
+    scaler: Option<Publisher>,
 }
 
 impl Cycle {
@@ -227,12 +241,19 @@ impl Cycle {
         let Some(leadership) = leadership else {
             self.memory = Memory::default();
             self.metrics.forget();
+            if let Some(scaler) = &self.scaler {
+                scaler.publish(decide(&observation, now).figures.replicas);
+            }
             return;
         };
         self.remember(leadership.term, &mut observation, now);
         let started = Instant::now();
         let plan = Arc::new(decide(&observation, now));
         self.metrics.decided(&plan.figures, started.elapsed());
+        if let Some(scaler) = &self.scaler {
+            scaler.publish(plan.figures.replicas.clone());
+        }
+        self.metrics.standing(&observation.policies, &observation.domains);
         self.memory.told.clone_from(&plan.notices.told);
         self.announcer.tell(plan.notices.clone());
         self.memory.metered.clone_from(&plan.metered);

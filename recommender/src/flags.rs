@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use powercap_common::telemetry::prometheus;
-use powercap_process::LogFormat;
+use powercap_process::{CredentialFiles, LogFormat};
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::{model::window::Span, observe::prometheus::Access};
@@ -104,6 +104,16 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
+    /// Where KEDA's external scaler is served (gRPC), such as 0.0.0.0:9090; without it, nowhere. A process that does
+    /// not lead then decides too, writes nothing, and answers the same.
+    #[arg(long, value_name = "ADDRESS")]
+    pub scaler_listen: Option<SocketAddr>,
+
+    /// A folder with tls.crt and tls.key, as a Secret is mounted, for the external scaler; followed when they change.
+    /// Without it the scaler speaks plain text, to whoever reaches its port.
+    #[arg(long, value_name = "DIR", requires = "scaler_listen")]
+    pub scaler_certificates_from: Option<PathBuf>,
+
     /// The namespace of the leader's Lease, `powercap-recommender`.
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "powercap-system")]
     pub lease_namespace: String,
@@ -172,9 +182,11 @@ impl Flags {
         Access {
             url: self.prometheus_url.clone(),
             timeout: Duration::from_millis(self.prometheus_timeout_ms),
-            token_file: self.prometheus_bearer_token_file.clone(),
-            authority_file: self.prometheus_ca_file.clone(),
-            certificate_files: certificate.zip(self.prometheus_client_key_file.clone()),
+            credentials: CredentialFiles {
+                token: self.prometheus_bearer_token_file.clone(),
+                authority: self.prometheus_ca_file.clone(),
+                certificate: certificate.zip(self.prometheus_client_key_file.clone()),
+            },
             headers: self.prometheus_headers.iter().cloned().collect(),
         }
     }

@@ -17,7 +17,7 @@
 //! | [`algorithms`] | how watts are shared out, behind one trait |
 //! | [`apply`] | server-side apply of a plan |
 //! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
-//! | [`leader`] | who may write: a Lease whose transitions are the epoch's term |
+//! | [`scaler`] | how many replicas the cap allows, for KEDA |
 //! | [`record`], [`replay`] | decisions kept with all that they saw, and made anew |
 #![forbid(unsafe_code)]
 
@@ -26,10 +26,10 @@ pub mod apply;
 pub mod cycle;
 pub mod decide;
 pub mod flags;
-pub mod leader;
 pub mod metrics;
 pub mod model;
 pub mod observation;
 pub mod observe;
 pub mod record;
 pub mod replay;
+pub mod scaler;

@@ -6,7 +6,13 @@ use std::{
     time::Duration,
 };
 
-use powercap_common::units::Watts;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use powercap_common::{
+    api::{Brake, PowerCappingPolicy, PowerDomain},
+    condition::{self, Truth},
+    units::Watts,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -28,6 +34,38 @@ struct PolicyLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DomainLabels {
     domain: String,
+}
+
+/// Labels of a policy's condition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyConditionLabels {
+    namespace: String,
+    policy: String,
+    condition: String,
+    reason: String,
+}
+
+/// Labels of what is pending of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyActionLabels {
+    namespace: String,
+    policy: String,
+    action: String,
+}
+
+/// Labels of what is pending of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainActionLabels {
+    domain: String,
+    action: String,
+}
+
+/// Labels of a domain's condition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainConditionLabels {
+    domain: String,
+    condition: String,
+    reason: String,
 }
 
 /// Labels of a node.
@@ -68,14 +106,23 @@ pub struct Metrics {
     policy_power: Family<PolicyLabels, FloatGauge>,
     policy_peak: Family<PolicyLabels, FloatGauge>,
     policy_forecast: Family<PolicyLabels, FloatGauge>,
+    policy_reserved: Family<PolicyLabels, FloatGauge>,
+    policy_stale_pods: Family<PolicyLabels, Gauge>,
+    policy_pending: Family<PolicyActionLabels, Gauge>,
+    domain_pending: Family<DomainActionLabels, Gauge>,
     domain_cap: Family<DomainLabels, FloatGauge>,
     domain_power: Family<DomainLabels, FloatGauge>,
     domain_committed: Family<DomainLabels, FloatGauge>,
     domain_headroom: Family<DomainLabels, FloatGauge>,
     domain_peak: Family<DomainLabels, FloatGauge>,
     domain_forecast: Family<DomainLabels, FloatGauge>,
+    policy_condition: Family<PolicyConditionLabels, FloatGauge>,
+    domain_condition: Family<DomainConditionLabels, FloatGauge>,
+    domain_brake: Family<DomainLabels, Gauge>,
     node_grant: Family<NodeLabels, FloatGauge>,
     node_unattributed: Family<NodeLabels, FloatGauge>,
+    node_offer: Family<NodeLabels, FloatGauge>,
+    node_reserved: Family<NodeLabels, FloatGauge>,
     events: Family<ResultLabels, Counter>,
     decision: Arc<Mutex<Option<Histogram>>>,
     writes: Family<WriteLabels, Counter>,
@@ -99,6 +146,10 @@ impl Metrics {
         registry.register_with_unit("policy_peak", format!("{peak} {policy}"), watts(), metrics.policy_peak.clone());
         let help = format!("{forecast}, {policy}");
         registry.register_with_unit("policy_forecast", help, watts(), metrics.policy_forecast.clone());
+        let help = "Watts that the running pods of a policy count with when watts are offered to new ones";
+        registry.register_with_unit("policy_reserved", help, watts(), metrics.policy_reserved.clone());
+        let help = "Running pods of a policy whose watts request is absent or outside what is recommended";
+        registry.register("policy_watts_stale_pods", help, metrics.policy_stale_pods.clone());
         registry.register_with_unit("domain_peak", format!("{peak} of a domain"), watts(), metrics.domain_peak.clone());
         let help = format!("{forecast}, of a domain");
         registry.register_with_unit("domain_forecast", help, watts(), metrics.domain_forecast.clone());
@@ -108,9 +159,23 @@ impl Metrics {
         registry.register_with_unit("domain_committed", help, watts(), metrics.domain_committed.clone());
         let help = "Watts of a domain's cap that are neither unmanaged nor committed";
         registry.register_with_unit("domain_headroom", help, watts(), metrics.domain_headroom.clone());
+        let help = "Condition of a policy: 1 true, 0 false, NaN not known";
+        registry.register("policy_condition", help, metrics.policy_condition.clone());
+        let help = "Condition of a domain: 1 true, 0 false, NaN not known";
+        registry.register("domain_condition", help, metrics.domain_condition.clone());
+        let help = "What is to be done to workloads of a policy beyond lower clocks, as far as it is listed";
+        registry.register("policy_pending_actions", help, metrics.policy_pending.clone());
+        let help = "What is to be done to workloads of a domain beyond lower clocks, as far as it is listed";
+        registry.register("domain_pending_actions", help, metrics.domain_pending.clone());
+        let help = "Brake of a domain: 0 none, 1 fallback, 2 minimum";
+        registry.register("domain_brake", help, metrics.domain_brake.clone());
         registry.register_with_unit("node_grant", "Watts granted to a node", watts(), metrics.node_grant.clone());
         let help = "Watts of a node that no pod accounts for";
         registry.register_with_unit("node_unattributed", help, watts(), metrics.node_unattributed.clone());
+        let help = "Watts that a node offers to new pods, at its devices";
+        registry.register_with_unit("node_offer", help, watts(), metrics.node_offer.clone());
+        let help = "Watts that the pods of a node may draw, at its devices";
+        registry.register_with_unit("node_reserved", help, watts(), metrics.node_reserved.clone());
         registry.register("recommender_events", "Events on policies and pods", metrics.events.clone());
         let buckets = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0];
         let decision = Histogram::new(buckets);
@@ -139,8 +204,10 @@ impl Metrics {
                 (&self.policy_power, figures.power),
                 (&self.policy_peak, figures.outlook.peak),
                 (&self.policy_forecast, figures.outlook.forecast),
+                (&self.policy_reserved, figures.reserved),
             ];
             set_known(known, &labels);
+            self.policy_stale_pods.get_or_create(&labels).set(figures.stale_pods.into());
         }
         for (name, figures) in &figures.domains {
             let labels = DomainLabels { domain: name.clone() };
@@ -157,8 +224,59 @@ impl Metrics {
         for (node, grant) in &figures.grants {
             self.node_grant.get_or_create(&NodeLabels { node: node.clone() }).set(grant.as_f64());
         }
-        for (node, watts) in &figures.unattributed {
-            self.node_unattributed.get_or_create(&NodeLabels { node: node.clone() }).set(watts.as_f64());
+        let of_nodes = [
+            (&self.node_unattributed, &figures.unattributed),
+            (&self.node_offer, &figures.offers),
+            (&self.node_reserved, &figures.reserved),
+        ];
+        for (family, known) in of_nodes {
+            for (node, watts) in known {
+                family.get_or_create(&NodeLabels { node: node.clone() }).set(watts.as_f64());
+            }
+        }
+    }
+
+    /// What policies and domains are told to be, and which brakes are pulled.
+    pub fn standing(&self, policies: &[Arc<PowerCappingPolicy>], domains: &[Arc<PowerDomain>]) {
+        for object in policies {
+            let (namespace, policy) = (object.namespace().unwrap_or_default(), object.name_any());
+            for condition in object.status.iter().flat_map(|status| &status.conditions) {
+                let labels = PolicyConditionLabels {
+                    namespace: namespace.clone(),
+                    policy: policy.clone(),
+                    condition: condition.type_.clone(),
+                    reason: condition.reason.clone(),
+                };
+                self.policy_condition.get_or_create(&labels).set(holds(condition));
+            }
+            for pending in object.status.iter().flat_map(|status| &status.pending_actions) {
+                let (namespace, policy) = (namespace.clone(), policy.clone());
+                let labels = PolicyActionLabels { namespace, policy, action: format!("{:?}", pending.action) };
+                self.policy_pending.get_or_create(&labels).inc();
+            }
+        }
+        for object in domains {
+            let domain = object.name_any();
+            for condition in object.status.iter().flat_map(|status| &status.conditions) {
+                let labels = DomainConditionLabels {
+                    domain: domain.clone(),
+                    condition: condition.type_.clone(),
+                    reason: condition.reason.clone(),
+                };
+                self.domain_condition.get_or_create(&labels).set(holds(condition));
+            }
+            for pending in object.status.iter().flat_map(|status| &status.pending_actions) {
+                let labels = DomainActionLabels { domain: domain.clone(), action: format!("{:?}", pending.action) };
+                self.domain_pending.get_or_create(&labels).inc();
+            }
+            let pulled = object.status.as_ref().and_then(|status| status.brake.as_ref());
+            let brake = pulled.map_or(Brake::None, |brake| brake.level).max(object.spec.brake);
+            let level = match brake {
+                Brake::None => 0,
+                Brake::Fallback => 1,
+                Brake::Minimum => 2,
+            };
+            self.domain_brake.get_or_create(&DomainLabels { domain }).set(level);
         }
     }
 
@@ -173,8 +291,17 @@ impl Metrics {
         for family in [&self.domain_peak, &self.domain_forecast] {
             family.clear();
         }
+        self.policy_condition.clear();
+        self.domain_condition.clear();
+        self.domain_brake.clear();
+        self.policy_pending.clear();
+        self.domain_pending.clear();
+        self.policy_reserved.clear();
+        self.policy_stale_pods.clear();
         self.node_grant.clear();
-        self.node_unattributed.clear();
+        for family in [&self.node_unattributed, &self.node_offer, &self.node_reserved] {
+            family.clear();
+        }
     }
 
     /// A write ended.
@@ -218,5 +345,13 @@ fn set_known<L: Clone + Eq + Hash, const N: usize>(known: [(&Family<L, FloatGaug
         if let Some(watts) = watts {
             family.get_or_create(labels).set(watts.as_f64());
         }
+    }
+}
+
+fn holds(condition: &Condition) -> f64 {
+    match condition::truth(std::slice::from_ref(condition), &condition.type_) {
+        Truth::True => 1.0,
+        Truth::False => 0.0,
+        Truth::Unknown => f64::NAN,
     }
 }

@@ -11,14 +11,14 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 use powercap_common::{
     api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain, TargetRef},
     policy::PolicyId,
     reason::Reason,
     selector::Labels,
     target::Controller,
-    units::{Megahertz, Watts},
+    units::{Bytes, Megahertz, Millicores, Watts},
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,8 @@ pub struct Observation {
     pub nodes: BTreeMap<String, NodeFacts>,
     /// The running pods.
     pub pods: Vec<PodFacts>,
+    /// Pods that do not run yet.
+    pub pending: Vec<PendingPod>,
     /// The labels of each namespace.
     pub namespaces: BTreeMap<String, Labels>,
     /// What the policies' targets are known to select, in the text form of selectors, or why that is not
@@ -90,6 +92,14 @@ pub struct NodeFacts {
     pub boot_id: String,
     /// The node waits behind the taint of nodes without limits.
     pub boot_taint: Option<BootTaint>,
+    /// What it advertises of `powercapping.io/watts`, as kube-scheduler reads it.
+    pub advertised: Option<Watts>,
+    /// What pods may request there of what else we know of. Its watts are nothing: those are ours to say.
+    pub allocatable: Requests,
+    /// A person keeps new pods away.
+    pub unschedulable: bool,
+    /// Taints that keep new pods away.
+    pub taints: Vec<Taint>,
 }
 
 /// The taint that a kubelet may register its node with: no pod comes before the node's limits are set.
@@ -102,6 +112,20 @@ pub struct BootTaint {
     pub resource_version: String,
     /// What else is on the node, and stays.
     pub others: Vec<Taint>,
+}
+
+/// Amounts of the resources by which we tell where a pod fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Requests {
+    /// Of `powercapping.io/watts`.
+    pub watts: Watts,
+    /// Whole GPUs.
+    pub gpus: u64,
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory.
+    pub memory_bytes: u64,
 }
 
 /// A pod's namespace and name.
@@ -160,6 +184,10 @@ pub struct PodFacts {
     pub labels: Labels,
     /// GPUs that it asks for.
     pub gpus: u64,
+    /// Its containers, and its sidecars.
+    pub containers: Vec<ContainerFacts>,
+    /// What kube-scheduler counts of it.
+    pub requests: Requests,
     /// The job whose ranks run in step with it, as `Kind/name`.
     pub job: Option<String>,
     /// By its PriorityClass; 0 where it has none.
@@ -170,6 +198,42 @@ pub struct PodFacts {
     pub uid: String,
     /// When its kubelet took it on: what its devices drew before was drawn by others.
     pub started: Option<Timestamp>,
+}
+
+/// What matters of a container that runs as long as its pod does: one of its containers, or a sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerFacts {
+    /// Its name.
+    pub name: String,
+    /// GPUs that it asks for.
+    pub gpus: u64,
+    /// What it requests of `powercapping.io/watts`.
+    pub watts: Option<Watts>,
+    /// The processor time that it requests.
+    pub cpu: Millicores,
+}
+
+/// What matters of a pod that does not run yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PendingPod {
+    /// Which one it is.
+    pub name: PodName,
+    /// Where it will run; `None`: kube-scheduler has found no place for it yet.
+    pub node: Option<String>,
+    /// What kube-scheduler counts of it.
+    pub requests: Requests,
+    /// By its PriorityClass; 0 where it has none.
+    pub priority: i32,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Labels that its node must have.
+    pub node_selector: Labels,
+    /// What else its node must be: its required node affinity.
+    pub affinity: Option<NodeSelector>,
+    /// Taints that it does not mind.
+    pub tolerations: Vec<Toleration>,
 }
 
 /// The last readings of every series, kept while they are of any use.
@@ -201,6 +265,8 @@ pub struct Telemetry {
     pub meters: BTreeMap<String, MeterReading>,
     /// What is remembered of power.
     pub history: Arc<History>,
+    /// What containers use, of policies that ask for it.
+    pub usage: Arc<Usage>,
     /// What went wrong with the last questions about GPUs.
     pub gpu_problem: Option<Hold>,
     /// What went wrong with the last questions about CPUs.
@@ -219,6 +285,37 @@ impl Telemetry {
     pub fn trouble_of_cpu(&self, owner: &str) -> Option<&Hold> {
         self.cpu_rejected.get(owner).or(self.cpu_problem.as_ref())
     }
+}
+
+/// What the API server tells of the CPU and memory that containers use, and who else sets what they request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// By pod, of the namespaces that were asked about.
+    #[serde(with = "pairs")]
+    pub pods: BTreeMap<PodName, PodUse>,
+    /// Workloads whose requests an active VerticalPodAutoscaler sets.
+    pub autoscaled: BTreeSet<Target>,
+    /// What went wrong with the last question.
+    pub problem: Option<Hold>,
+}
+
+/// What the containers of one pod use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodUse {
+    /// When it was measured.
+    pub at: Timestamp,
+    /// By name.
+    pub containers: BTreeMap<String, ContainerUse>,
+}
+
+/// What one container uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContainerUse {
+    /// Processor time; none where that is not known.
+    pub cpu: Option<Millicores>,
+    /// Memory, likewise.
+    pub memory: Option<Bytes>,
 }
 
 /// Two sources that have told different power of one device.
@@ -341,7 +438,7 @@ pub fn stale_after(collection_interval: SignedDuration) -> SignedDuration {
 /// when there was one.
 pub fn fresh<'a, T>(
     sample: Option<&'a Sample<T>>,
-    of_what: &str,
+    of_what: &(impl fmt::Display + ?Sized),
     problem: Option<&Hold>,
     now: Timestamp,
     stale_after: SignedDuration,

@@ -8,6 +8,7 @@ use powercap_common::{
     reason::Reason,
     units::{Megahertz, Watts},
 };
+use powercap_process::{CredentialFiles, CredentialsError};
 use powercap_recommender::{
     metrics::Metrics,
     observation::{GpuReading, PodName, Telemetry, fresh},
@@ -245,7 +246,10 @@ async fn the_bearer_token_is_read_anew_for_each_query() {
         }
         seen
     });
-    let access = Access { token_file: Some(token.path().into()), ..Access::open(url, Duration::from_secs(2)) };
+    let access = Access {
+        credentials: CredentialFiles { token: Some(token.path().into()), ..CredentialFiles::default() },
+        ..Access::open(url, Duration::from_secs(2))
+    };
     let prometheus = Prometheus::new(access, Names::default().labels());
     for word in ["first\n", "second\n"] {
         std::fs::write(token.path(), word).unwrap();
@@ -254,5 +258,8 @@ async fn the_bearer_token_is_read_anew_for_each_query() {
     assert_eq!(seen.await.unwrap(), ["authorization: bearer first", "authorization: bearer second"]);
     // The file is gone, and nothing is asked as nobody.
     std::fs::remove_file(token.path()).unwrap();
-    assert!(matches!(prometheus.instant("up").await, Err(PrometheusError::ReadFile { .. })));
+    assert!(matches!(
+        prometheus.instant("up").await,
+        Err(PrometheusError::Credentials(CredentialsError::ReadFile { .. }))
+    ));
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::Parser;
+use powercap_process::CredentialsError;
 use powercap_recommender::{
     flags::Flags,
     observe::{
@@ -118,7 +119,7 @@ async fn certificates_and_headers_are_as_the_flags_say_and_follow_their_files() 
     let unbelieving = prometheus(&flags(&[&address[..], &files].concat()));
     assert_eq!(unbelieving.instant("up").await.unwrap_err().result(), "unreachable", "nobody vouches for the server");
     std::fs::write(&key, "no key").unwrap();
-    assert!(matches!(strict.instant("up").await, Err(PrometheusError::MakeClient(_))));
+    assert!(matches!(strict.instant("up").await, Err(PrometheusError::Credentials(CredentialsError::MakeClient(_)))));
 }
 
 #[test]

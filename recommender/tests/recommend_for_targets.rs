@@ -65,6 +65,21 @@ fn of_a_kind_that_nobody_knows_the_labels_decide() {
 }
 
 #[test]
+fn of_an_inference_service_the_pods_with_kserves_label_are_its_own_but_for_a_bare_one() {
+    let mut world = chat();
+    for facts in &mut world.observation.pods {
+        facts.labels.insert("serving.kserve.io/inferenceservice".into(), "chat".into());
+    }
+    world.observation.pods[1].controller = None;
+    let target = json!({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "name": "chat"});
+    world.policy_of("chat", json!({"powerCapLimitWatts": 500, "mode": "Enforce", "targetRef": target}));
+    told(&mut world, Ok("serving.kserve.io/inferenceservice=chat"));
+    world.settle();
+    assert_eq!(capped(&world), ["GPU-own"]);
+    assert_eq!(world.policy_says("chat", "Ready"), "True Enforcing");
+}
+
+#[test]
 fn what_was_selected_stays_capped_while_the_target_is_not_found_also_after_a_restart() {
     let mut world = chat();
     told(&mut world, Ok("app=chat"));

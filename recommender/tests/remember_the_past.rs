@@ -5,10 +5,13 @@
 mod prometheus;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use powercap_common::policy::PolicyId;
+use powercap_common::{
+    policy::PolicyId,
+    units::{Bytes, Millicores},
+};
 use powercap_recommender::{
     metrics::Metrics,
     model::{
@@ -112,6 +115,32 @@ async fn the_past_is_read_in_six_questions_and_told_as_peak_and_forecast() {
     // 2^(-21/48) of the peak: 21 half hours ago, with a half-life of a day.
     assert_eq!(told(&world), [Some(1200), Some(887), Some(1600), Some(1182)]);
     assert_eq!(world.policy_says("chat", "HistoryRead"), "Unknown -");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containers_used_is_asked_for_where_a_policy_controls_it() {
+    let world = scene();
+    let Reader { server, latest, reader } = Reader::of(&world).await;
+    let reader = reader.with_containers_in(Box::new(|| ["llm".to_owned()].into()));
+    let labels = [("namespace", "llm"), ("pod", "chat-0"), ("container", "server"), ("id", "/kubepods/burstable/x")];
+    let labels: BTreeMap<_, _> = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for (name, value) in [("container_cpu_usage_seconds_total", 1.5), ("container_memory_working_set_bytes", 4e9)] {
+        let at = world.now.as_duration().as_secs_f64();
+        server.state().series.push(Series { name: name.to_owned(), labels: labels.clone(), value, at });
+    }
+    assert!(reader.read(world.now).await);
+    assert_eq!(server.state().asked, 8);
+    let history = latest.get().history;
+    let (owner, past) = history.containers.first_key_value().unwrap();
+    assert_eq!((owner.0.to_string().as_str(), owner.1.as_str()), ("llm/chat-0", "server"));
+    assert_eq!(past.cpu.last().unwrap().1, Millicores::new(1500));
+    assert_eq!(past.memory.last().unwrap().1, Bytes::new(4_000_000_000));
+    assert_eq!((past.cpu.len(), history.containers.len()), (47, 1));
+
+    // What is no amount is no sample.
+    server.state().past = |_, _| Some(f64::NAN);
+    assert!(reader.read(world.now).await);
+    assert!(latest.get().history.containers.values().all(|past| past.cpu.is_empty() && past.memory.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

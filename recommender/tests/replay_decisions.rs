@@ -10,15 +10,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use powercap_common::{policy::PolicyId, reason::Reason, units::Watts};
+use powercap_common::{
+    policy::PolicyId,
+    reason::Reason,
+    units::{Bytes, Millicores, Watts},
+};
 use powercap_recommender::{
     decide::decide,
     metrics::Metrics,
-    observation::{Apart, BootTaint, Hold, Source},
+    model::history::Past,
+    observation::{Apart, BootTaint, ContainerFacts, ContainerUse, Hold, PodUse, Source},
     record::{Decision, Record, Recorder},
 };
 use prometheus_client::encoding::text::encode;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
+use serde_json::json;
 use world::World;
 
 const NODES: usize = 3;
@@ -57,10 +63,25 @@ fn event() -> impl Strategy<Value = Event> {
 fn rack() -> World {
     let mut world = World::of_nodes(NODES);
     world.rack(18_000);
-    world.policy("chat", 1500, "Enforce");
+    let control = json!({"containerName": "*", "controlledResources": ["cpu", "memory", "powercapping.io/watts"]});
+    let selector = json!({"matchLabels": {"app": "chat"}});
+    world.policy_of(
+        "chat",
+        json!({
+            "powerCapLimitWatts": 1500, "mode": "Enforce", "selector": selector,
+            "resourcePolicy": {"containerPolicies": [control]},
+        }),
+    );
+    Arc::make_mut(&mut world.observation.telemetry.history).past = Past::Read;
     for node in 0..NODES {
         let name = format!("n{node}");
         let pod = world.pod(&format!("chat-{node}"), "chat", &name);
+        let container =
+            ContainerFacts { name: "server".into(), gpus: 1, watts: Some(Watts::new(500)), cpu: Millicores::new(250) };
+        world.observation.pods.last_mut().unwrap().containers = vec![container];
+        let used = ContainerUse { cpu: Some(Millicores::new(1234)), memory: Some(Bytes::new(1 << 30)) };
+        let used = PodUse { at: world.now, containers: [("server".to_owned(), used)].into() };
+        Arc::make_mut(&mut world.observation.telemetry.usage).pods.insert(pod.clone(), used);
         world.gpu(&format!("GPU-{node}"), &name, &[&pod], 600, 1700);
         world.cpu(&name, 200);
         world.pod_cpu(&pod, 50);

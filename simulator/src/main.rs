@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
 use powercap_simulator::{exporters, fault, hardware, judge, kubelet, traffic, workload};
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Stands in for what a test cluster cannot have: GPU boards and CPUs that behave, their device plugin
 /// and exporters, workloads that drive them, and a judge that reads true power.
@@ -38,11 +40,10 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let command = CommandLine::parse().command;
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    let asked = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let wanted = asked.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(wanted).with(lines).init();
     // Everything here waits most of the time: one thread is enough and costs least.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -117,7 +117,9 @@ fn tenants_of_one_board_load_it_together() {
     let _hardware = start(&["hardware", "--root", path, "--node", "node-1", "--boards", "1", "--mig", "3g.40gb"]);
     let root = Root::new(folder.path());
     let mut truth = until("boot", || root.truth().ok());
-    let boards = until("the board", || root.boards().ok().filter(|boards| boards.len() == 1));
+    let boards = until("the board, and its instances", || {
+        root.boards().ok().filter(|boards| boards.len() == 1 && !boards[0].0.shares.is_empty())
+    });
     let train = |share: usize| {
         let id = boards[0].0.shares[share].id.clone();
         start(&["workload", "train", "--root", path, "--visible-devices", &id, "--step-seconds", "0.5"])

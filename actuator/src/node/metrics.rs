@@ -25,6 +25,7 @@ use prometheus_client::{
 };
 
 use super::{
+    advertise::decide::Seen,
     decide::{BoardAccount, Plan},
     observation::{Observation, SeenBoard},
     orders::Orders,
@@ -44,6 +45,9 @@ pub struct Metrics {
     envelope: FloatGauge,
     grant: FloatGauge,
     cpu_power: FloatGauge,
+    requested: FloatGauge,
+    advertised: FloatGauge,
+    advertisements: Family<Advertisement, Counter>,
     board_power: Family<Board, FloatGauge>,
     board_limit: Family<Board, FloatGauge>,
     board_clock: Family<Board, FloatGauge>,
@@ -90,6 +94,11 @@ struct Decision {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Report {
+    result: WriteResult,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Advertisement {
     result: WriteResult,
 }
 
@@ -222,11 +231,17 @@ impl Metrics {
         // Until a lease is watched its age is not known.
         let lease_age = FloatGauge::default();
         lease_age.set(f64::NAN);
+        let (requested, advertised) = (FloatGauge::default(), FloatGauge::default());
+        requested.set(f64::NAN);
+        advertised.set(f64::NAN);
         Self {
             node_power: FloatGauge::default(),
             envelope: FloatGauge::default(),
             grant: FloatGauge::default(),
             cpu_power: FloatGauge::default(),
+            requested,
+            advertised,
+            advertisements: Family::default(),
             board_power: Family::default(),
             board_limit: Family::default(),
             board_clock: Family::default(),
@@ -258,6 +273,8 @@ impl Metrics {
         watts("envelope", "What the devices may draw together; absent grant: NaN", &self.envelope);
         watts("grant", "Alternating current that the node may draw; absent: NaN", &self.grant);
         watts("cpu_power", "Power of the CPU packages; unknown: NaN", &self.cpu_power);
+        watts("requested", "Watts that the node's pods request; unknown: NaN", &self.requested);
+        watts("advertised", "Watts that the Node advertises; none: NaN", &self.advertised);
         let mut seconds = |name: &str, help: &str, gauge: &FloatGauge| {
             registry.register_with_unit(name, help, Unit::Seconds, gauge.clone());
         };
@@ -298,6 +315,7 @@ impl Metrics {
         registry.register("device_writes", "Writes to devices", self.writes.clone());
         registry.register("decisions", "Writes decided, by reason", self.decisions.clone());
         registry.register("status_writes", "Writes of the status", self.reports.clone());
+        registry.register("advertisements", "Writes of what the Node advertises", self.advertisements.clone());
         registry.register("tenant_polls", "Questions to the kubelet for tenants", self.tenant_polls.clone());
         registry.register("events", "Events on the Node", self.events.clone());
         let help = "Time of each step of a turn of the loop";
@@ -319,6 +337,18 @@ impl Metrics {
     pub fn reported(&self, written: bool) {
         let result = if written { WriteResult::Written } else { WriteResult::Failed };
         self.reports.get_or_create(&Report { result }).inc();
+    }
+
+    /// Takes in what the node's pods request and its Node advertises.
+    pub fn advertised(&self, seen: Option<&Seen>) {
+        self.requested.set(watts(seen.map(|seen| seen.requested)));
+        self.advertised.set(watts(seen.and_then(|seen| seen.allocatable)));
+    }
+
+    /// Counts a write of what the Node advertises.
+    pub fn wrote_advertisement(&self, written: bool) {
+        let result = if written { WriteResult::Written } else { WriteResult::Failed };
+        self.advertisements.get_or_create(&Advertisement { result }).inc();
     }
 
     /// Counts a question to the kubelet.

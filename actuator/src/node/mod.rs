@@ -4,7 +4,8 @@
 //!  NodeFrequencies ──watch──▶ orders ──▶ standing ─┐   ◀── leader's Lease, domains' brakes, node's lock
 //!                                                  ▼
 //!  boards, CPUs ──threads──▶ observation ──▶ decide ──▶ apply ──▶ threads ──▶ boards, CPUs
-//!                                               └──────▶ report ──▶ NodeFrequencies.status
+//!                                               ├──────▶ report ──▶ NodeFrequencies.status
+//!                                     pods ─▶ advertise ──▶ Node.status: powercapping.io/watts
 //! ```
 //!
 //! The loop runs ten times a second, and at once when orders change or a board draws more than its
@@ -14,6 +15,7 @@
 //! however it ends, every ceiling stays in force, and at its start nothing is touched before there are
 //! orders.
 
+pub mod advertise;
 pub mod announce;
 pub mod apply;
 pub mod audit;
@@ -46,6 +48,7 @@ use prometheus_client::registry::Registry;
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::flags::NodeFlags;
+use advertise::decide::Order;
 use audit::Audit;
 use brake::Brakes;
 use decide::{Plan, decide};
@@ -120,6 +123,8 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     heard::start(&flags.journal, &boot_id, start, renewal_sender.clone()).map_err(NodeError::StartThread)?;
     let listening = lease::watch(client.clone(), namespace, name, start, renewal_sender);
     let announcing = announce::announce(client.clone(), flags.node_name.clone(), reports.clone(), metrics.clone());
+    let (order_sender, offers) = watch::channel(None);
+    let advertising = advertise::advertise(client.clone(), flags.node_name.clone(), offers, metrics.clone());
     let reporting = report::report(client, flags.node_name.clone(), reports, metrics.clone());
     let (tenancy_sender, tenancy) = watch::channel(Arc::new(Tenancy::default()));
     let asking = observe::tenants::watch(flags.pod_resources_socket, devices.clone(), tenancy_sender, metrics.clone());
@@ -133,6 +138,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         tenancy,
         audit: Audit::default(),
         reports: report_sender,
+        offers: order_sender,
         metrics,
         gpus_known: Some(gpus_known),
         pulse: health.pulse("loop", STUCK_AFTER),
@@ -160,6 +166,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
         () = listening => Ok(()),
         () = reporting => Ok(()),
         () = announcing => Ok(()),
+        () = advertising => Ok(()),
         () = asking => Ok(()),
         result = serving => result.map_err(NodeError::from),
     }
@@ -184,6 +191,7 @@ struct Loop {
     tenancy: watch::Receiver<Arc<Tenancy>>,
     audit: Audit,
     reports: watch::Sender<Report>,
+    offers: watch::Sender<Option<Order>>,
     metrics: Metrics,
     gpus_known: Option<Readiness>,
     pulse: Pulse,
@@ -246,6 +254,7 @@ impl Loop {
         let looking = seen.gpus == observation::GpuAccess::Starting && self.start.elapsed() < LOOKING;
         // Until orders stand, the status is what an earlier life left: the next one may need it yet.
         let ours = orders.is_some() || (matches!(ownership, Ownership::Ours(_)) && sight.orders.is_none());
+        self.offer(orders, sight.object.is_some());
         let subject = sight.object.filter(|_| ours && !looking);
         self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
         self.took(Step::Report, began);
@@ -268,6 +277,12 @@ impl Loop {
         }
         let at = Circumstances { ownership, brakes: &brakes, renewals: &renewals, earlier };
         self.standing.next(orders, at, self.start.elapsed())
+    }
+
+    /// Says what becomes of offers under these orders. An object that is gone says nothing of offers any more.
+    fn offer(&self, orders: Option<&Orders>, has_object: bool) {
+        let order = orders.map(|orders| if has_object { Order::of(orders) } else { Order::Close });
+        self.offers.send_if_modified(|offered| std::mem::replace(offered, order) != order);
     }
 
     /// Takes over what earlier lives of this agent have left, once.

@@ -38,6 +38,8 @@ pub struct Orders {
     pub domains: Vec<String>,
     /// How long all this stands without a sign of life; `None`: for ever.
     pub lease: Option<Terms>,
+    /// What it may offer to new pods; `None`: nothing.
+    pub offer: Option<Offer>,
     /// What stands over the orders: not in the object, and never looser than it.
     pub restraint: Restraint,
 }
@@ -66,6 +68,24 @@ impl Overhead {
 
     fn factor(self) -> f64 {
         1.0 + f64::from(self.percent) / 100.0
+    }
+}
+
+/// Watts at the devices that the node may offer to new pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Beside what its pods request.
+    pub watts: Watts,
+    /// What its pods requested when the offer was made.
+    pub requested: Watts,
+}
+
+impl Offer {
+    /// What the node may advertise while its pods request this much: those that came since the offer was made
+    /// have used it up.
+    #[must_use]
+    pub fn beside(self, requested: Watts) -> Watts {
+        (requested + self.watts).min(self.requested + self.watts).max(requested)
     }
 }
 
@@ -144,6 +164,10 @@ impl Orders {
             release: spec.release,
             domains: spec.domains.clone(),
             lease: spec.lease.as_ref().map(Terms::from),
+            offer: spec.offer_watts.map(|watts| Offer {
+                watts: Watts::new(watts),
+                requested: Watts::new(spec.requested_watts.unwrap_or_default()),
+            }),
             restraint: Restraint::default(),
         };
         for ceiling in &spec.gpu_frequencies {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     mend::mend_word,
+    pending::PendingRow,
     rows::{BoardRow, DomainRow, NodeRow, PolicyRow},
     table::{age, table},
     violators::ViolatorRow,
@@ -29,6 +30,9 @@ pub struct Answer {
     /// Pods that draw more than their share of the policy's cap.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub violators: Vec<ViolatorRow>,
+    /// What is to be done to workloads beyond lower clocks, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingRow>,
     /// Nodes that it concerns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeRow>,
@@ -110,6 +114,7 @@ impl Answer {
         paragraph(table_of(&self.domains));
         paragraph(table_of(&self.policies));
         paragraph(table_of(&self.violators));
+        paragraph(table_of(&self.pending));
         paragraph(table_of(&self.nodes));
         paragraph(table_of(&self.boards));
         let since = |at: Timestamp| format!(" Since {at:.0}, {} ago.", age(at, now));

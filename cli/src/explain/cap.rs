@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     caps::{Caps, Conditions, domain_set_by, policy_set_by, unmanaged},
+    pending::{self, PendingRow},
     rows::{DomainRow, NodeRow, PolicyRow},
     violators::ViolatorRow,
 };
@@ -28,6 +29,7 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
     let status = policy.status.as_ref();
     answer.violators =
         status.into_iter().flat_map(|status| status.violators.iter().cloned()).map(ViolatorRow).collect();
+    answer.pending = status.map(|status| PendingRow::all(&status.pending_actions)).unwrap_or_default();
     let boards = caps.nodes.iter().flat_map(|node| ordered_by(node, &set_by).map(move |gpu| (node, gpu)));
     let held = boards::explain(&boards.collect::<Vec<_>>(), caps, &mut answer);
     say(&set_by, policy.conditions(), &mut answer);
@@ -53,6 +55,8 @@ pub fn policy(policy: &PowerCappingPolicy, caps: &Caps) -> Answer {
         1 => answer.summary.push_str(" One pod draws more than its share."),
         count => answer.summary.push_str(&format!(" {count} pods draw more than their share.")),
     }
+    answer.summary.push_str(&pending::summary(status.map_or(0, |status| status.pending_action_count)));
+    answer.summary.push_str(&pending::done(policy));
     answer
 }
 
@@ -85,6 +89,8 @@ pub fn domain(domain: &PowerDomain, caps: &Caps, now: Timestamp) -> Answer {
     };
     answer.summary =
         format!("{of} keeps its nodes ({}) within {cap} W: {draws}, {promised}{unmanaged}.", answer.nodes.len());
+    answer.pending = status.map(|status| PendingRow::all(&status.pending_actions)).unwrap_or_default();
+    answer.summary.push_str(&pending::summary(status.map_or(0, |status| status.pending_action_count)));
     answer
 }
 

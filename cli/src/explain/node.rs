@@ -33,8 +33,26 @@ pub fn explain(node: &NodeFrequencies, caps: &Caps, now: Timestamp) -> Answer {
     let held = boards::explain(&gpus.map(|gpu| (node, gpu)).collect::<Vec<_>>(), caps, &mut answer);
     answer.why.extend(causes(node, caps, now));
     answer.mend();
-    answer.summary = summary(node, &held);
+    answer.summary = summary(node, &held) + &offers(node, caps);
     answer
+}
+
+/// What it offers to new pods, as the end of a summary; nothing of a node that no domain limits.
+fn offers(node: &NodeFrequencies, caps: &Caps) -> String {
+    if node.spec.release || node.spec.power_limit_watts.is_none() {
+        return String::new();
+    }
+    if pulled(node, caps).is_some() {
+        return " It offers new pods no watts while a brake is pulled.".to_owned();
+    }
+    if lease_reason(node) == Some(Reason::FallbackInForce) {
+        return " It offers new pods no watts while its lease has run out.".to_owned();
+    }
+    let requested = node.spec.requested_watts.unwrap_or_default();
+    match node.spec.offer_watts.unwrap_or_default() {
+        0 => " It offers new pods no watts: those that request some wait, or go elsewhere.".to_owned(),
+        watts => format!(" It offers new pods {watts} W beside the {requested} W that its pods request."),
+    }
 }
 
 fn summary(node: &NodeFrequencies, held: &Held) -> String {

@@ -16,7 +16,10 @@ use super::{
     boards::{self, Board, Held},
     node,
 };
-use crate::caps::{Caps, Conditions, policy_set_by};
+use crate::{
+    caps::{Caps, Conditions, policy_set_by},
+    pending,
+};
 
 /// What NVIDIA's device plugin advertises.
 const GPU: &str = "nvidia.com/gpu";
@@ -40,6 +43,7 @@ pub fn explain(pod: &Pod, caps: &Caps, now: Timestamp) -> Answer {
     let boards = boards_of(node, pod);
     let held = boards::explain(&boards, caps, &mut answer);
     answer.why.extend(policies(pod, caps));
+    answer.why.extend(pending::for_pod(pod, caps));
     answer.why.extend(node::causes(node, caps, now));
     answer.summary =
         if boards.is_empty() { without_boards(pod, &name, node, &mut answer) } else { summary(&name, on, &held) };
@@ -111,16 +115,17 @@ fn asked(pod: &Pod) -> u64 {
 
 /// What the policies that select the pod say.
 fn policies(pod: &Pod, caps: &Caps) -> Vec<Cause> {
-    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let (name, labels) = (pod.name_any(), pod.metadata.labels.clone().unwrap_or_default());
     let controller = Controller::of(&pod.metadata);
     let for_pod = |policy: &&PowerCappingPolicy| {
         policy.namespace() == pod.namespace() && selects(policy, &labels, controller.as_ref())
     };
-    caps.policies.iter().filter(for_pod).flat_map(policy_causes).collect()
+    caps.policies.iter().filter(for_pod).flat_map(|policy| policy_causes(policy, &name)).collect()
 }
 
-/// Whether it acts; and while it does, whether it is triggered.
-fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
+/// Whether it acts; and while it does, whether it is triggered; and whether the pod requests the watts that it should.
+fn policy_causes(policy: &PowerCappingPolicy, pod: &str) -> Vec<Cause> {
+    let is_stale = policy.status.iter().any(|status| status.watts_stale.iter().any(|stale| stale == pod));
     let of = policy_set_by(policy);
     let told: &[&str] = if policy.spec.mode == Mode::Enforce {
         &[kind::READY, kind::PERMITTED, kind::CAP_TRIGGERED, kind::DATA_FRESH]
@@ -134,6 +139,7 @@ fn policy_causes(policy: &PowerCappingPolicy) -> Vec<Cause> {
     };
     let found = policy.conditions().iter().filter(|condition| {
         told.contains(&condition.type_.as_str()) && worth_telling(&condition.type_, &condition.status)
+            || is_stale && condition.type_ == kind::WATTS_CURRENT
     });
     found.map(|condition| Cause::of_condition(&of, condition)).collect()
 }

@@ -62,7 +62,8 @@ pub fn node(name: &str, boards: [&str; 2], rank: u32) -> NodeFrequencies {
         },
         "spec": {
             "nodeName": name, "epoch": {"term": 1, "sequence": 4}, "domains": ["rack"],
-            "powerLimitWatts": 2500, "committedWatts": 2500, "nodeOverhead": {"staticWatts": 1300, "percent": 8},
+            "powerLimitWatts": 2500, "committedWatts": 2500,
+            "offerWatts": 350, "requestedWatts": 1050, "committedOfferWatts": 1400, "nodeOverhead": {"staticWatts": 1300, "percent": 8},
             "gpuFrequencies": [ordered(boards[0], Some(1410), 525, TRAINING)],
             "lease": {"durationSeconds": 60, "onExpiry": "Hold"},
         },

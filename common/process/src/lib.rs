@@ -5,11 +5,19 @@
 //! can do its work now; what is missing is said in the body. `/metrics` is OpenMetrics text.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+mod credentials;
 mod health;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+#[cfg(feature = "leader")]
+pub mod leader;
 mod logging;
 mod serve;
 mod shutdown;
 
+#[cfg(feature = "client")]
+pub use credentials::{CredentialFiles, CredentialsError, SigningClient};
 pub use health::{Health, Pulse, Readiness};
 pub use logging::{LogFormat, init_logging};
 pub use serve::{ServeError, serve};

@@ -6,23 +6,30 @@
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn(…) of kube's derive names its own keys")]
 
 mod algorithm;
+mod escalation;
 mod later;
 mod node_frequencies;
 mod power_capping_policy;
 mod power_domain;
+mod resource_policy;
 
 pub use algorithm::AlgorithmSpec;
+pub use escalation::{Action, Deed, Escalated, Migration, PendingAction, Rung};
 pub use node_frequencies::{
     Acknowledged, Capability, CpuCeiling, CpuStatus, DeviceState, Epoch, GpuCeiling, GpuStatus, LeaseTerms,
     NodeFrequencies, NodeFrequenciesSpec, NodeFrequenciesStatus, NodeOverhead, OnExpiry, Tenant,
 };
 pub use power_capping_policy::{
-    Action, CappedPod, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec,
-    PowerCappingPolicyStatus, PowerScope, Recommendation, TargetRef, Violator,
+    CappedPod, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerCappingPolicySpec, PowerCappingPolicyStatus,
+    PowerScope, Recommendation, TargetRef, Violator,
 };
 pub use power_domain::{
     Brake, BrakeStatus, Meter, NodeDefaults, ParentRef, PowerDomain, PowerDomainSpec, PowerDomainStatus, SharedDevices,
     Tenancy,
+};
+pub use resource_policy::{
+    Amount, Amounts, ContainerPolicy, ContainerRecommendation, ControlledResource, ControlledValues,
+    RecommendedRequests, ResourcePolicy, WATTS,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

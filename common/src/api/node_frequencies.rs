@@ -61,6 +61,24 @@ pub struct NodeFrequenciesSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub committed_watts: Option<u32>,
 
+    /// Watts at the devices that the node may offer to new pods, beside what its pods request already: its agent
+    /// advertises both together as the resource `powercapping.io/watts`. Absent: it advertises no more than they
+    /// request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub offer_watts: Option<u32>,
+
+    /// What the node's pods requested when the offer was made, in watts: pods that came since have used up as much
+    /// of it, so that no watt is offered twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requested_watts: Option<u32>,
+
+    /// The most that the node may still advertise under what it was told: the highest sum of `requestedWatts` and
+    /// `offerWatts` since the one that it last acknowledged, in watts. Stored here so that it survives a change of
+    /// leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub committed_offer_watts: Option<u32>,
+
     /// What the node draws beside the devices that its agent measures, by its domain's rule.
     #[serde(default)]
     pub node_overhead: NodeOverhead,

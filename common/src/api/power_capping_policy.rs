@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AlgorithmSpec;
+use super::{Action, AlgorithmSpec, Escalated, PendingAction, RecommendedRequests, ResourcePolicy, Rung, later};
 
 /// A power cap for the pods that it selects, in their own namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,8 @@ pub struct PowerCappingPolicySpec {
     pub selector: Option<LabelSelector>,
 
     /// The workload of this namespace that the cap is for: a Deployment, StatefulSet, DaemonSet, Job,
-    /// ReplicaSet, or anything else with a scale subresource that tells its selector.
+    /// ReplicaSet, KServe's InferenceService or LLMInferenceService, or anything else with a scale subresource
+    /// that tells its selector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_ref: Option<TargetRef>,
 
@@ -89,6 +90,19 @@ pub struct PowerCappingPolicySpec {
     /// `Feasible`); a domain's cap and a brake are not.
     #[serde(default)]
     pub performance: Performance,
+
+    /// What may be done beyond lower clocks while these are at their floor and power is still above the cap, in this
+    /// order. The list is the whole permission; by default nothing else.
+    #[serde(default = "default_escalation", deserialize_with = "later::words")]
+    #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["action"]))]
+    #[x_kube(validation = Rule::new("self[0].action == 'Throttle'")
+        .message("escalation must begin with Throttle, which is reversible and the fastest; write - action: Throttle before the others"))]
+    pub escalation: Vec<Rung>,
+
+    /// What admission may set on new pods of the policy, in namespaces that have opted in by the label
+    /// `powercapping.io/admission: enabled`.
+    #[serde(default)]
+    pub resource_policy: ResourcePolicy,
 }
 
 /// How far a policy may slow its devices. Of two bounds the stricter counts.
@@ -105,6 +119,10 @@ pub struct Performance {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 99))]
     pub max_slowdown_percent: Option<u32>,
+}
+
+fn default_escalation() -> Vec<Rung> {
+    vec![Rung::default()]
 }
 
 fn default_capping_threshold_percent() -> u32 {
@@ -158,11 +176,13 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerCappingPolicyStatus {
-    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible; SourcesAgree and HistoryRead while they do not hold,
+    /// Ready, DataFresh, CapTriggered, WithinCap, Feasible; SourcesAgree, HistoryRead, UseKnown and WattsCurrent
+    /// while they do not hold,
     /// Permitted while a domain permits less than is asked for, and Overlapped while a policy that comes first
-    /// selects some of its devices too.
+    /// selects some of its devices too. Escalating while there is something to be done beyond lower clocks, by the
+    /// escalating actuator.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The power of the selected pods at the last reading, in watts; absent when it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,6 +228,28 @@ pub struct PowerCappingPolicyStatus {
     /// How many pods do so; above ten within a tenth.
     #[serde(default)]
     pub violator_count: u32,
+    /// What new pods should request; absent until enough is known of such pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommendation: Option<RecommendedRequests>,
+    /// Running pods of the policy whose watts request is absent or outside what is recommended. They count with
+    /// the greater of what they request and what they are expected to draw, and are right once they are made anew.
+    #[serde(default)]
+    pub watts_stale_pods: u32,
+    /// The first of them, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub watts_stale: Vec<String>,
+    /// What is to be done beyond lower clocks, in the order in which it is done: as much as brings power under the
+    /// cap, at most 100. In mode `Advise` nobody does it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "later::words")]
+    #[schemars(length(max = 100))]
+    pub pending_actions: Vec<PendingAction>,
+    /// How many that would be.
+    #[serde(default)]
+    pub pending_action_count: u32,
+    /// How far up its ladder the policy is. Written by the escalating actuator alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escalated: Option<Escalated>,
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -281,12 +323,4 @@ pub struct Recommendation {
     /// The power limit of each of its devices, in watts; absent for a pod without devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_watts: Option<u32>,
-}
-
-/// What can be done to a pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Action {
-    /// Its devices get a lower clock or power limit.
-    #[default]
-    Throttle,
 }

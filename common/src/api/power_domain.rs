@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AlgorithmSpec, Mode, NodeOverhead};
+use super::{AlgorithmSpec, Mode, NodeOverhead, PendingAction, later};
 
 /// A physical power budget at a meter: a rack, a row, a cluster.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,6 +222,14 @@ pub struct PowerDomainStatus {
     /// The brake that the recommender has pulled; absent when it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brake: Option<BrakeStatus>,
+    /// What is to be done to workloads beyond lower clocks, each as its own policy permits, in the order in which it
+    /// is done: as much as brings the domain under its cap, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "later::words")]
+    #[schemars(length(max = 100))]
+    pub pending_actions: Vec<PendingAction>,
+    /// How many that would be.
+    #[serde(default)]
+    pub pending_action_count: u32,
     /// Its nodes, those of the domains within it included.
     #[serde(default)]
     pub nodes: u32,

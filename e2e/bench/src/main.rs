@@ -23,6 +23,7 @@ use powercap_e2e::{
     cluster::existing::{self, Choice},
     deployment::Deployment,
     figures::{self, Figure},
+    rotation,
 };
 use powercap_simulated_hardware::Root;
 
@@ -120,8 +121,22 @@ async fn measure(flags: &Flags) -> Result<Vec<Figure>> {
     bench.stop().await?;
     say("a hundred nodes: a cut of their cap, and the same writes without anybody deciding");
     let (recommender, kubeconfig) = (flags.programs.join("powercap-recommender"), directory.join("kubeconfig"));
-    rows.extend(cut::cut_vs_writes(client, &recommender, &kubeconfig, &flags.out).await?);
+    rows.extend(cut::cut_vs_writes(client.clone(), &recommender, &kubeconfig, &flags.out).await?);
+    say("a hundred rotations of the webhook's certificates, under load");
+    rows.extend(rotations(&client).await?);
     Ok(rows)
+}
+
+async fn rotations(client: &kube::Client) -> Result<Vec<Figure>> {
+    let outcome = rotation::under_load(client, 100).await?;
+    if let Some(first) = &outcome.first_failure {
+        say(&format!("a call failed: {first}"));
+    }
+    let count = |count: u64| Some(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    Ok(vec![
+        Figure::at_most("admission_rotation_failures", count(outcome.failures), "calls", 0.0),
+        Figure::reported("admission_rotation_calls", count(outcome.calls), "calls"),
+    ])
 }
 
 /// A line for people.

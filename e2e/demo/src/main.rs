@@ -2,7 +2,7 @@
 //! a script of events, shows power against cap, and judges the run by the simulator's true power.
 //!
 //! ```text
-//! deploy ─▶ wait until all runs ─▶ play: load up at 30 s, cap down at 60 s, cap released at 90 s ─▶ figures
+//! deploy ─▶ wait until all runs ─▶ play (`script.rs`): load up, cap down, a late pod, a brake, cap released ─▶ figures
 //!                                    │ judge (a process of its own) writes true power ─────────────▲
 //! ```
 #![forbid(unsafe_code)]
@@ -12,8 +12,10 @@ mod meter;
 mod picture;
 mod play;
 mod script;
+mod surroundings;
 mod view;
 mod watch;
+mod why;
 
 use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -27,7 +29,7 @@ use crate::play::Play;
 /// Deploy kube-powercap to the cluster of `cluster run`, watch a power cap being held, and judge it
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
-struct Flags {
+pub(crate) struct Flags {
     /// Play for this long without a screen, then print the figures; without it, until q or Ctrl-C
     #[arg(long)]
     seconds: Option<u64>,
@@ -36,7 +38,7 @@ struct Flags {
     without: Vec<String>,
     /// Folder for demo.json's parts: the judge's record, logs, pictures
     #[arg(long, default_value = "target/demo")]
-    out: PathBuf,
+    pub(crate) out: PathBuf,
     /// The figures
     #[arg(long, default_value = "target/demo.json")]
     figures: PathBuf,
@@ -45,10 +47,13 @@ struct Flags {
     manifests: PathBuf,
     /// The program that judges and sends requests
     #[arg(long, default_value = "target/release/powercap-simulator")]
-    simulator: PathBuf,
+    pub(crate) simulator: PathBuf,
+    /// The command that people ask
+    #[arg(long, default_value = "target/release/kubectl-powercap")]
+    pub(crate) powercap: PathBuf,
     /// When the whole command began, in seconds since 1970, to say how long it took until the cap held
     #[arg(long, value_name = "UNIX_SECONDS")]
-    began: Option<i64>,
+    pub(crate) began: Option<i64>,
 }
 
 /// The exit status when the cap did not hold, to tell that from a demo that could not run.
@@ -77,7 +82,7 @@ async fn run(flags: &Flags) -> Result<bool> {
     powercap_e2e::deployment::wait_until_running(&client, say).await?;
 
     let length = flags.seconds.map(Duration::from_secs);
-    let play = Play::start(&client, &flags.simulator, &flags.out, length, flags.began).await?;
+    let play = Play::start(&client, deployment, flags, length).await?;
     let played = play.run().await?;
 
     let samples = figures::read_record(&played.record)?;

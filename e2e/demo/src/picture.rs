@@ -1,4 +1,4 @@
-//! The picture of a run: power against cap, clocks, and work, from the judge's record alone.
+//! The picture of a run: power against cap, clocks and work, from the judge's record alone, and replicas.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use powercap_simulator::judge::{
     score::{Event, EventKind},
 };
 
-const SIZE: (u32, u32) = (960, 900);
+const SIZE: (u32, u32) = (960, 1200);
 const POWER: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 const CAP: RGBColor = RGBColor(0xc6, 0x28, 0x28);
 const MARK: RGBColor = RGBColor(0x77, 0x77, 0x77);
@@ -36,7 +36,16 @@ pub(crate) fn draw(samples: &[Sample], events: &[Event], file: &Path) -> Result<
     };
     let samples: Vec<_> = samples.iter().filter(|sample| sample.wall_us >= start).collect();
     let end = samples.last().map_or(1.0, |sample| second(sample.wall_us, start));
-    let cap = Line { name: "cap of the rack".to_owned(), color: CAP, points: staircase(events, start, end) };
+    let cap = |kind: &EventKind| match kind {
+        EventKind::CapChanged { cap_watts } => Some(*cap_watts),
+        _ => None,
+    };
+    let cap = Line { name: "cap of the rack".to_owned(), color: CAP, points: staircase(events, start, end, cap) };
+    let count = |kind: &EventKind| match kind {
+        EventKind::Replicas { count } => Some(f64::from(*count)),
+        _ => None,
+    };
+    let replicas = Line { name: "inference".to_owned(), color: POWER, points: staircase(events, start, end, count) };
     let power = Line {
         name: "true power of the rack".to_owned(),
         color: POWER,
@@ -51,11 +60,12 @@ pub(crate) fn draw(samples: &[Sample], events: &[Event], file: &Path) -> Result<
 
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|error| drawing(&error))?;
-    let [power_area, clock_area, work_area] =
-        <[_; 3]>::try_from(area.split_evenly((3, 1))).map_err(|_| anyhow!("the picture could not be split"))?;
+    let [power_area, clock_area, work_area, replica_area] =
+        <[_; 4]>::try_from(area.split_evenly((4, 1))).map_err(|_| anyhow!("the picture could not be split"))?;
     panel(&power_area, "power, W (1 s means)", end, events, start, &[power, cap])?;
     panel(&clock_area, "mean clock of the boards, MHz", end, events, start, &clocks)?;
     panel(&work_area, "work, boards at full speed", end, events, start, &[work])?;
+    panel(&replica_area, "replicas", end, events, start, &[replicas])?;
     area.present().map_err(|error| drawing(&error))
 }
 
@@ -115,14 +125,20 @@ fn drawing(error: &dyn std::fmt::Display) -> anyhow::Error {
 
 /// Seconds at which the script did something, and what.
 fn marks(events: &[Event], start: u64) -> Vec<(f64, &'static str)> {
-    let mut cap = f64::INFINITY;
+    let (mut cap, mut own_cap) = (f64::INFINITY, f64::INFINITY);
     let mut marks = Vec::new();
     for event in events {
         let what = match event.kind {
             EventKind::LoadStep => " requests rise",
+            EventKind::BrakePulled => " brake",
             EventKind::CapChanged { cap_watts } => {
                 let what = if cap_watts < cap { " cap edited down" } else { " cap released" };
                 cap = cap_watts;
+                what
+            }
+            EventKind::WorkloadCapChanged { cap_watts } => {
+                let what = if cap_watts < own_cap { " cap of the inference cut" } else { " and given back" };
+                own_cap = cap_watts;
                 what
             }
             _ => continue,
@@ -134,15 +150,16 @@ fn marks(events: &[Event], start: u64) -> Vec<(f64, &'static str)> {
     marks
 }
 
-fn staircase(events: &[Event], start: u64, end: f64) -> Vec<(f64, f64)> {
+/// A value that holds from each event that tells it until the next.
+fn staircase(events: &[Event], start: u64, end: f64, value: impl Fn(&EventKind) -> Option<f64>) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> = Vec::new();
     for event in events {
-        if let EventKind::CapChanged { cap_watts } = event.kind {
+        if let Some(value) = value(&event.kind) {
             let at = second(event.wall_us, start);
             if let Some((_, before)) = points.last().copied() {
                 points.push((at, before));
             }
-            points.push((at, cap_watts));
+            points.push((at, value));
         }
     }
     if let Some((_, last)) = points.last().copied() {

@@ -2,36 +2,50 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
-use kube::{Api, Client};
-use powercap_e2e::{beside::Beside, cluster::existing::hardware_folders};
+use k8s_openapi::{
+    api::core::v1::{Pod, Service},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, ResourceExt, core::PartialObjectMeta};
+use powercap_e2e::{beside::Beside, cluster::existing::hardware_folders, deployment::Deployment};
 use powercap_simulator::judge::score::{Event, EventKind};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::{process::Command, time::MissedTickBehavior};
 
 use crate::{
+    Flags,
     meter::Tail,
     say,
     script::{CAP_AT_START_WATTS, PLAY, REQUESTS_PER_SECOND, Step},
+    surroundings::{self, Surroundings},
     view::{Requests, Screen, View, change_line, status_line},
     watch::{Change, Cluster, Snapshot, changes},
+    why,
 };
 
 /// How often the cluster is looked at and the screen drawn.
 const LOOK: Duration = Duration::from_millis(200);
 /// Without a screen, how often a line says where things stand.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often, of these looks, what is around is looked at too.
+const LOOK_AROUND_EVERY: u32 = 5;
+/// Replicas of the inference once a pod of others wants a board.
+const INFERENCE_LATER: u32 = 7;
 /// The domain whose cap the script edits.
 const DOMAIN: &str = "rack";
+/// The workload that requests are sent to, and its policy.
+const INFERENCE: &str = "inference";
 
 /// A play under way.
 pub(crate) struct Play {
     cluster: Cluster,
+    deployment: Deployment,
     judge: Beside,
     traffic: Beside,
     tail: Tail,
@@ -40,11 +54,14 @@ pub(crate) struct Play {
     record: PathBuf,
     length: Option<Duration>,
     began: Option<i64>,
+    powercap: PathBuf,
     start: Instant,
     screen: Option<Screen>,
     view: View,
     events: Vec<Event>,
     snapshot: Snapshot,
+    surroundings: Surroundings,
+    looks: u32,
     cap_watts: u32,
     acknowledged: bool,
     ready_seconds: Option<f64>,
@@ -71,11 +88,12 @@ impl Play {
     /// Starts the judge and the clients, and opens the screen unless a length is given.
     pub(crate) async fn start(
         client: &Client,
-        simulator: &Path,
-        out: &Path,
+        deployment: Deployment,
+        flags: &Flags,
         length: Option<Duration>,
-        began: Option<i64>,
     ) -> Result<Self> {
+        let Flags { out, simulator, .. } = flags;
+        deployment.apply_folder("overlays/demo/evaluation").await?;
         let (record, control, traffic_figures) = (out.join("power.jsonl"), out.join("rate"), out.join("traffic.json"));
         for stale in [&record, &traffic_figures] {
             let _absent = std::fs::remove_file(stale);
@@ -101,6 +119,7 @@ impl Play {
         .map(str::to_owned);
         Ok(Self {
             cluster: Cluster::new(client.clone()),
+            deployment,
             judge: Beside::start("judge", Command::new(simulator).args(&judge), &out.join("judge.log"))?,
             traffic: Beside::start("clients", Command::new(simulator).args(&traffic), &out.join("traffic.log"))?,
             tail: Tail::new(record.clone(), &folders)?,
@@ -108,7 +127,8 @@ impl Play {
             traffic_figures,
             record,
             length,
-            began,
+            began: flags.began,
+            powercap: flags.powercap.clone(),
             start: Instant::now(),
             screen: if length.is_none() { Some(Screen::open()?) } else { None },
             view: View {
@@ -117,6 +137,8 @@ impl Play {
             },
             events: Vec::new(),
             snapshot: Snapshot::default(),
+            surroundings: Surroundings::default(),
+            looks: 0,
             cap_watts: CAP_AT_START_WATTS,
             acknowledged: false,
             ready_seconds: None,
@@ -169,16 +191,46 @@ impl Play {
                 std::fs::write(&self.control, REQUESTS_PER_SECOND[1].to_string()).context("write the clients' rate")?;
                 self.event(EventKind::LoadStep);
             }
-            Step::CapDown | Step::CapReleased => {}
+            Step::PodCreated => {
+                self.cluster.scale(INFERENCE, INFERENCE_LATER).await?;
+                self.deployment.apply_folder("overlays/demo/evaluation/pod").await?;
+            }
+            Step::BrakePulled => {
+                self.event(EventKind::BrakePulled);
+                self.cluster.edit(DOMAIN, json!({"brake": "Fallback"})).await?;
+            }
+            Step::BrakeReleased => self.cluster.edit(DOMAIN, json!({"brake": "None"})).await?,
+            Step::Ask => return self.ask().await,
+            Step::OwnCapDown => self.event(EventKind::Stop),
+            Step::CapDown | Step::CapReleased | Step::OwnCapBack => {}
         }
         if let Some(watts) = step.cap_watts() {
             // The clock starts before the edit is sent: what the API server takes counts too.
             self.event(EventKind::CapChanged { cap_watts: f64::from(watts) });
             self.cap_watts = watts;
-            self.cluster.edit_cap(DOMAIN, watts).await?;
+            self.cluster.edit(DOMAIN, json!({"powerCapLimitWatts": watts})).await?;
+        }
+        if let Some(watts) = step.own_cap_watts() {
+            self.event(EventKind::WorkloadCapChanged { cap_watts: f64::from(watts) });
+            let escalation =
+                json!([{"action": "Throttle"}, {"action": "Freeze"}, {"action": "Scale", "afterSeconds": 3}]);
+            let spec = json!({"powerCapLimitWatts": watts, "escalation": escalation});
+            self.cluster.edit_policy(INFERENCE, spec).await?;
         }
         self.view.phase = step.title();
         self.tell(Change { object: "script".to_owned(), what: step.title(), reason: "a person's doing".to_owned() });
+        Ok(())
+    }
+
+    /// Shows what a person is told who asks why a pod of the training is slow.
+    async fn ask(&mut self) -> Result<()> {
+        let of_training = |pod: &&PartialObjectMeta<Pod>| pod.labels().get("app").is_some_and(|app| app == "training");
+        let pod = self.snapshot.pods.iter().find(of_training).context("the training has no pod")?.name_any();
+        let answer = why::answer(&self.powercap, &pod).await?;
+        self.tell(Change { object: "$".to_owned(), what: why::question(&pod), reason: Step::Ask.title() });
+        if self.screen.is_none() {
+            say(&answer);
+        }
         Ok(())
     }
 
@@ -195,6 +247,17 @@ impl Play {
         for change in changes(&self.snapshot, &snapshot) {
             self.tell(change);
         }
+        if self.looks.is_multiple_of(LOOK_AROUND_EVERY) {
+            let surroundings = surroundings::look(&self.cluster.client, &self.surroundings).await?;
+            for change in surroundings::changes(&self.surroundings, &surroundings) {
+                self.tell(change);
+            }
+            if let Some(count) = surroundings.replicas.filter(|_| surroundings.replicas != self.surroundings.replicas) {
+                self.event(EventKind::Replicas { count });
+            }
+            self.surroundings = surroundings;
+        }
+        self.looks += 1;
         self.note_grants(&snapshot);
         if !self.acknowledged && snapshot.acknowledged(self.cap_watts) {
             self.acknowledged = true;

@@ -9,15 +9,34 @@ pub(crate) enum Step {
     LoadUp,
     /// The rack's cap is edited down.
     CapDown,
+    /// A replica of the inference goes, and a pod comes for its board: watts are short, so it waits.
+    PodCreated,
+    /// A person pulls the rack's brake, and people are told.
+    BrakePulled,
+    /// The person lets it go.
+    BrakeReleased,
+    /// Somebody asks why a pod of the training is slow.
+    Ask,
     /// The rack's cap is edited up beyond what the rack can draw.
     CapReleased,
+    /// The inference's own cap is edited to less than its boards draw at their lowest clock, and it may lose replicas.
+    /// Work and power are not judged from here on: fewer replicas are meant.
+    OwnCapDown,
+    /// That cap is edited back.
+    OwnCapBack,
 }
 
 /// The whole plan, by seconds after the start of the play.
-pub(crate) const PLAY: [(Duration, Step); 3] = [
+pub(crate) const PLAY: [(Duration, Step); 9] = [
     (Duration::from_secs(30), Step::LoadUp),
     (Duration::from_secs(60), Step::CapDown),
+    (Duration::from_secs(64), Step::PodCreated),
+    (Duration::from_secs(75), Step::BrakePulled),
+    (Duration::from_secs(79), Step::BrakeReleased),
+    (Duration::from_secs(85), Step::Ask),
     (Duration::from_secs(90), Step::CapReleased),
+    (Duration::from_secs(110), Step::OwnCapDown),
+    (Duration::from_secs(145), Step::OwnCapBack),
 ];
 
 /// The rack's cap at the start, as manifests/overlays/demo/caps says it.
@@ -26,6 +45,11 @@ pub(crate) const CAP_AT_START_WATTS: u32 = 11_500;
 pub(crate) const CAP_DOWN_WATTS: u32 = 9_000;
 /// The cap after [`Step::CapReleased`]: more than two nodes can draw.
 pub(crate) const CAP_RELEASED_WATTS: u32 = 17_000;
+
+/// The inference's own cap after [`Step::OwnCapDown`].
+pub(crate) const OWN_CAP_DOWN_WATTS: u32 = 500;
+/// And after [`Step::OwnCapBack`], as manifests/overlays/demo/caps says it.
+pub(crate) const OWN_CAP_WATTS: u32 = 4_400;
 
 /// Requests a second before and after [`Step::LoadUp`], to all replicas together.
 pub(crate) const REQUESTS_PER_SECOND: [f64; 2] = [1.0, 48.0];
@@ -38,16 +62,33 @@ impl Step {
                 format!("requests rise from {} to {} a second", REQUESTS_PER_SECOND[0], REQUESTS_PER_SECOND[1])
             }
             Self::CapDown => format!("cap of the rack edited down to {CAP_DOWN_WATTS} W"),
+            Self::PodCreated => "a pod of another team comes, for a board that is free now".to_owned(),
+            Self::BrakePulled => "somebody pulls the brake of the rack".to_owned(),
+            Self::BrakeReleased => "and lets it go".to_owned(),
+            Self::Ask => "why is the training slow?".to_owned(),
             Self::CapReleased => format!("cap of the rack edited up to {CAP_RELEASED_WATTS} W: no longer binding"),
+            Self::OwnCapDown => {
+                format!("cap of the inference edited down to {OWN_CAP_DOWN_WATTS} W: too little for its lowest clocks")
+            }
+            Self::OwnCapBack => format!("cap of the inference edited back to {OWN_CAP_WATTS} W"),
         }
     }
 
-    /// The rack's cap from this step on, where it changes it.
+    /// The rack's cap from this step on, where the step changes it.
     pub(crate) fn cap_watts(self) -> Option<u32> {
         match self {
-            Self::LoadUp => None,
             Self::CapDown => Some(CAP_DOWN_WATTS),
             Self::CapReleased => Some(CAP_RELEASED_WATTS),
+            _ => None,
+        }
+    }
+
+    /// The inference's own cap from this step on, where the step changes it.
+    pub(crate) fn own_cap_watts(self) -> Option<u32> {
+        match self {
+            Self::OwnCapDown => Some(OWN_CAP_DOWN_WATTS),
+            Self::OwnCapBack => Some(OWN_CAP_WATTS),
+            _ => None,
         }
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, PartialObjectMeta, Patch, PatchParams},
 };
 use powercap_common::{
-    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain, Tenant},
+    api::{NodeFrequencies, PendingAction, PowerCappingPolicy, PowerDomain, Tenant},
     condition::{self, Truth, kind},
     policy::selects,
     reason::Reason,
@@ -38,7 +41,7 @@ pub(crate) struct Change {
 /// The API, as the demo uses it.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Cluster {
@@ -64,13 +67,33 @@ impl Cluster {
         Ok(Snapshot { domains: domains.items, policies: policies.items, nodes: nodes.items, pods: pods.items })
     }
 
-    /// Edits a domain's cap, as a person would.
-    pub(crate) async fn edit_cap(&self, domain: &str, watts: u32) -> Result<()> {
-        let patch = json!({"spec": {"powerCapLimitWatts": watts}});
+    /// Edits a domain, as a person would.
+    pub(crate) async fn edit(&self, domain: &str, spec: serde_json::Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
         Api::<PowerDomain>::all(self.client.clone())
-            .patch(domain, &PatchParams::default(), &Patch::Merge(patch))
+            .patch(domain, &PatchParams::default(), &patch)
             .await
-            .with_context(|| format!("edit powerCapLimitWatts of PowerDomain {domain}"))?;
+            .with_context(|| format!("edit PowerDomain {domain}"))?;
+        Ok(())
+    }
+
+    /// Edits a policy of the demo, as a person would.
+    pub(crate) async fn edit_policy(&self, policy: &str, spec: serde_json::Value) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        Api::<PowerCappingPolicy>::namespaced(self.client.clone(), "demo")
+            .patch(policy, &PatchParams::default(), &patch)
+            .await
+            .with_context(|| format!("edit PowerCappingPolicy {policy}"))?;
+        Ok(())
+    }
+
+    /// Scales a Deployment of the demo.
+    pub(crate) async fn scale(&self, deployment: &str, replicas: u32) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        Api::<Deployment>::namespaced(self.client.clone(), "demo")
+            .patch_scale(deployment, &PatchParams::default(), &patch)
+            .await
+            .with_context(|| format!("scale Deployment {deployment}"))?;
         Ok(())
     }
 }
@@ -133,6 +156,7 @@ pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
         };
         let object = format!("policy {}", name.as_deref().unwrap_or_default());
         condition_changes(&mut changes, &object, &conditions(earlier), &conditions(Some(policy)));
+        escalation_changes(&mut changes, &object, earlier, policy);
     }
     for domain in &after.domains {
         let name = &domain.metadata.name;
@@ -190,6 +214,31 @@ fn condition_changes(changes: &mut Vec<Change>, object: &str, before: &[Conditio
             what: format!("{type_} is {}", now.as_str()),
             reason: reason.unwrap_or_default(),
         });
+    }
+}
+
+/// What stands to be done beyond lower clocks, and what is done or undone.
+fn escalation_changes(
+    changes: &mut Vec<Change>,
+    object: &str,
+    before: Option<&PowerCappingPolicy>,
+    after: &PowerCappingPolicy,
+) {
+    let pending =
+        |policy: &PowerCappingPolicy| policy.status.iter().flat_map(|it| it.pending_actions.clone()).collect();
+    let was: Vec<PendingAction> = before.map(pending).unwrap_or_default();
+    let is: Vec<PendingAction> = pending(after);
+    for due in is.iter().filter(|due| !was.iter().any(|other| other.action == due.action)) {
+        let what = format!("{:?} of {} stands to be done", due.action, due.workload);
+        changes.push(Change { object: object.to_owned(), what, reason: due.reason.clone() });
+    }
+    let last = |policy: &PowerCappingPolicy| policy.status.as_ref()?.escalated.as_ref()?.last.clone();
+    if let Some(deed) = last(after).filter(|deed| before.and_then(last).as_ref() != Some(deed)) {
+        let (action, workload) = (deed.action, &deed.workload);
+        let what =
+            if deed.undone { format!("undoes {action:?} of {workload}") } else { format!("{action:?} of {workload}") };
+        let cause = if deed.undone { "there are watts again" } else { "clocks alone cannot keep its cap" };
+        changes.push(Change { object: object.to_owned(), what, reason: cause.to_owned() });
     }
 }
 

@@ -165,6 +165,8 @@ pub fn controller_manager(spec: &ClusterSpec) -> Daemon {
         .flag("cluster-signing-key-file", pki("ca.key"))
         .flag("cluster-cidr", POD_SUBNET)
         .flag("service-cluster-ip-range", SERVICE_SUBNET)
+        // Instead of fifteen, which tests would wait for again and again.
+        .flag("horizontal-pod-autoscaler-sync-period", "5s")
 }
 
 /// The scheduler.

@@ -44,11 +44,6 @@ impl Layout {
         self.root.join("cluster.json")
     }
 
-    /// Mount points that the run had to make on the host.
-    pub fn mount_points(&self) -> PathBuf {
-        self.root.join("mount-points.json")
-    }
-
     /// Keys and certificates.
     pub fn pki(&self) -> PathBuf {
         self.root.join("pki")
@@ -139,6 +134,11 @@ impl NodeLayout {
         self.root.join("powercap")
     }
 
+    /// For a moment of the node's start the host's `/var/lib`.
+    pub fn hosts_folders(&self) -> PathBuf {
+        self.root.join("host-var-lib")
+    }
+
     /// The node's `/var/log`.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
@@ -160,12 +160,13 @@ impl NodeLayout {
     }
 
     /// All directories that must be there before the node starts.
-    pub fn directories(&self) -> [PathBuf; 8] {
+    pub fn directories(&self) -> [PathBuf; 9] {
         [
             self.hardware(),
             self.kubelet(),
             self.cni(),
             self.journal(),
+            self.hosts_folders(),
             self.log(),
             self.containerd(),
             self.config(),

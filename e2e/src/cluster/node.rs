@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::mount::UnmountFlags;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time;
@@ -51,6 +52,15 @@ pub enum Error {
     /// A daemon died during the start.
     #[error("during the start {0}")]
     Died(Exit),
+    /// A folder could not be read.
+    #[error("read {path}")]
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file could not be written.
     #[error("write {path}")]
     Write {
@@ -111,10 +121,14 @@ async fn start(spec: &ClusterSpec, files: &NodeLayout, name: &str, supervisor: &
 }
 
 fn mount(files: &NodeLayout) -> Result<(), Error> {
-    mounts::bind(&files.kubelet(), "/var/lib/kubelet".as_ref())?;
+    own_folders("/var/lib".as_ref(), &files.hosts_folders())?;
+    for (folder, at) in
+        [(files.kubelet(), "/var/lib/kubelet"), (files.cni(), "/var/lib/cni"), (files.journal(), "/var/lib/powercap")]
+    {
+        mounts::directory(at.as_ref())?;
+        mounts::bind(&folder, at.as_ref())?;
+    }
     mounts::share("/var/lib/kubelet".as_ref())?;
-    mounts::bind(&files.cni(), "/var/lib/cni".as_ref())?;
-    mounts::bind(&files.journal(), "/var/lib/powercap".as_ref())?;
     mounts::bind(&files.log(), "/var/log".as_ref())?;
     mounts::fresh("tmpfs", "/run".as_ref())?;
     mounts::directory(HARDWARE_MOUNT.as_ref())?;
@@ -135,6 +149,22 @@ fn mount(files: &NodeLayout) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Lets folders be made in `parent` that the host does not see, beside the host's own.
+///
+/// A mount point that were made on the host would have to be removed from it, and with it goes what other runs have
+/// mounted there.
+fn own_folders(parent: &Path, aside: &Path) -> Result<(), Error> {
+    mounts::bind(parent, aside)?;
+    mounts::fresh("tmpfs", parent)?;
+    let hosts = std::fs::read_dir(aside).map_err(|source| Error::Read { path: parent.into(), source })?;
+    for folder in hosts.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let at = parent.join(folder.file_name());
+        mounts::directory(&at)?;
+        mounts::bind(&folder.path(), &at)?;
+    }
+    Ok(mounts::unmount(aside, UnmountFlags::DETACH)?)
 }
 
 fn containerd(spec: &ClusterSpec, files: &NodeLayout, name: &str) -> Daemon {

@@ -94,11 +94,19 @@ impl Authority {
     pub fn server(&self, name: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Identity, Error> {
         let mut params = params(name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for dns in names {
-            let dns = (*dns).try_into().map_err(|source| Error::Make { name: name.to_owned(), source })?;
-            params.subject_alt_names.push(SanType::DnsName(dns));
-        }
+        add_names(&mut params, name, names)?;
         params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        self.sign(name, params)
+    }
+
+    /// The identity of one of several programs that call each other, server and client in one.
+    ///
+    /// # Errors
+    /// As of [`Self::server`].
+    pub fn peer(&self, name: &str, names: &[&str]) -> Result<Identity, Error> {
+        let mut params = params(name, &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        add_names(&mut params, name, names)?;
         self.sign(name, params)
     }
 
@@ -128,6 +136,14 @@ fn params(name: &str, organisations: &[&str]) -> CertificateParams {
         params.distinguished_name.push(DnType::OrganizationName, *organisation);
     }
     params
+}
+
+fn add_names(params: &mut CertificateParams, name: &str, names: &[&str]) -> Result<(), Error> {
+    for dns in names {
+        let dns = (*dns).try_into().map_err(|source| Error::Make { name: name.to_owned(), source })?;
+        params.subject_alt_names.push(SanType::DnsName(dns));
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {

@@ -105,7 +105,7 @@ impl Cluster {
             progress.say("removed what an earlier run left");
         }
         let keep_logs = options.keep_logs.clone();
-        let started = match prepare(&claim, layout, options).await {
+        let started = match prepare(layout, options).await {
             Ok(spec) => namespaces(&spec).map(|parts| (spec, parts)),
             Err(refused) => Err(refused),
         };
@@ -273,7 +273,7 @@ impl Cluster {
 }
 
 /// Writes all files of the run.
-async fn prepare(claim: &Claim, layout: Layout, options: Options) -> Result<ClusterSpec, Error> {
+async fn prepare(layout: Layout, options: Options) -> Result<ClusterSpec, Error> {
     let network = Network::choose(&layout.id()).await?;
     let nodes: Vec<NodeSpec> = (0..options.nodes)
         .map(|index| NodeSpec {
@@ -314,7 +314,6 @@ async fn prepare(claim: &Claim, layout: Layout, options: Options) -> Result<Clus
     controlplane::write_files(&spec)?;
     let text = serde_json::to_string(&spec).unwrap_or_default();
     std::fs::write(layout.spec(), text).map_err(error("write", &layout.spec()))?;
-    claim.make_mount_points()?;
     Ok(spec)
 }
 

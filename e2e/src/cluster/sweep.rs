@@ -1,17 +1,13 @@
-//! What can stay behind when a run is killed: cgroup directories, files, mount points, for a moment
-//! the link. All are known from the run's directory alone. A live run holds a lock and is left alone.
+//! What can stay behind when a run is killed: cgroup directories, files, for a moment the link.
+//! All are known from the run's directory alone. A live run holds a lock and is left alone.
 
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::cgroups;
 use super::files::{FileError, error};
 use super::layout::Layout;
 use super::network::{self, Network};
-
-/// Directories on which every node mounts its own.
-const NODE_MOUNT_POINTS: [&str; 3] = ["/var/lib/kubelet", "/var/lib/cni", "/var/lib/powercap"];
 
 /// Why a run's place could not be taken or cleaned.
 #[derive(Debug, thiserror::Error)]
@@ -64,38 +60,10 @@ impl Claim {
         Ok((claim, there))
     }
 
-    /// Makes the mount points that the host lacks, and writes down which.
-    ///
-    /// # Errors
-    /// When one cannot be made.
-    pub fn make_mount_points(&self) -> Result<(), Error> {
-        let missing: Vec<&str> = NODE_MOUNT_POINTS.into_iter().filter(|path| !Path::new(path).exists()).collect();
-        let note = self.layout.mount_points();
-        std::fs::write(&note, missing.join("\n")).map_err(error("write", &note))?;
-        for path in missing.iter().map(Path::new) {
-            std::fs::create_dir_all(path).map_err(error("create", path))?;
-        }
-        Ok(())
-    }
-
     /// Removes everything of the run but the directory and its lock.
     async fn clean(&self) -> Result<(), Error> {
         Network::unlink(&self.layout.id()).await?;
         cgroups::remove(&self.layout.id())?;
-        for path in std::fs::read_to_string(self.layout.mount_points()).unwrap_or_default().lines() {
-            // Another run may use it too, and something may have been put there since.
-            match std::fs::remove_dir(path) {
-                Err(refused)
-                    if !matches!(
-                        refused.kind(),
-                        ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
-                    ) =>
-                {
-                    return Err(error("remove", Path::new(path))(refused).into());
-                }
-                _ => {}
-            }
-        }
         let root = self.layout.root();
         for entry in std::fs::read_dir(root).map_err(error("read", root))?.flatten() {
             let path = entry.path();

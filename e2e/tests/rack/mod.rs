@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod account;
+pub mod figures;
 pub mod process;
 
 use std::{
@@ -150,14 +151,13 @@ impl Rack {
     /// Stops the node agents as an update would, and waits until none runs.
     pub async fn stop_agents(&self) {
         self.run_agents_on("nowhere").await;
-        self.eventually("no agent runs", 30, async |_| process::processes("powercap-actuator").is_empty()).await;
+        self.eventually("no agent runs", 30, async |_| process::agents().is_empty()).await;
     }
 
     /// Starts the node agents again, and waits until each node has one.
     pub async fn start_agents(&self) {
         self.run_agents_on("linux").await;
-        self.eventually("an agent runs on each node", 60, async |_| process::processes("powercap-actuator").len() == 2)
-            .await;
+        self.eventually("an agent runs on each node", 60, async |_| process::agents().len() == 2).await;
     }
 
     /// True power of each node now, as the simulator knows it.

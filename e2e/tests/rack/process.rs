@@ -13,6 +13,16 @@ pub fn processes(name: &str) -> Vec<String> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(of).collect()
 }
 
+/// Likewise of every node agent. The escalating actuator is the same program in another role.
+pub fn agents() -> Vec<String> {
+    let mut actuators = processes("powercap-actuator");
+    actuators.retain(|status| {
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", field(status, "Pid"))).unwrap_or_default();
+        command.split('\0').nth(1) == Some("node")
+    });
+    actuators
+}
+
 /// What a line of it says.
 pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -1,7 +1,8 @@
 //! How watts are shared out: algorithms behind one trait, chosen by name.
 //!
 //! A domain shares its watts out to nodes, a policy its watts to devices. Both make [`Claim`]s and call
-//! [`share_out`]; what an algorithm is for and what it costs is in docs/algorithms.md.
+//! [`share_out`]; what an algorithm is for and what it costs is in docs/algorithms.md, what it can be told in
+//! [`powercap_common::algorithm`].
 //!
 //! ```text
 //!   claims ─▶ parties (a group is one) ─▶ algorithm ─▶ checked ─▶ what moved little stays ─▶ shares
@@ -15,21 +16,18 @@
 //! The optimal algorithm, once the work of each device at each clock is learned, gets its place beside these.
 
 mod checked;
-mod level;
+pub(crate) mod level;
 mod priority;
 mod proportional;
-mod registry;
 mod uniform;
 
 use std::fmt;
 
-use powercap_common::units::Watts;
+pub use powercap_common::algorithm::{AlgorithmError, KINDS, Kind, Priority, Proportional};
+use powercap_common::{algorithm::Choice, api::AlgorithmSpec, units::Watts};
 
 pub use self::{
     checked::{Refusal, Shares, share_out},
-    priority::Priority,
-    proportional::Proportional,
-    registry::{AlgorithmError, KINDS, Kind, named},
     uniform::Uniform,
 };
 
@@ -88,6 +86,24 @@ pub trait Algorithm: fmt::Debug + Send + Sync {
     /// A share that would move by no more than this part of itself stays, so that noise is not written.
     fn deadband_percent(&self) -> u32 {
         0
+    }
+}
+
+/// The algorithm that a person chose.
+///
+/// # Errors
+/// Which field is wrong, and what to write.
+pub fn named(spec: &AlgorithmSpec) -> Result<Box<dyn Algorithm>, AlgorithmError> {
+    Choice::try_from(spec).map(made)
+}
+
+/// The algorithm of a choice.
+#[must_use]
+pub fn made(choice: Choice) -> Box<dyn Algorithm> {
+    match choice {
+        Choice::Uniform => Box::new(Uniform),
+        Choice::Proportional(algorithm) => Box::new(algorithm),
+        Choice::Priority(algorithm) => Box::new(algorithm),
     }
 }
 

@@ -2,24 +2,13 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use powercap_common::units::Watts;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use powercap_common::{algorithm::Priority, units::Watts};
 
 use super::{
     Algorithm, Party,
     level::{Span, level},
     total,
 };
-
-/// Strict order of priority above a part that all share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Priority {
-    /// Of the watts above everyone's least, the part that is shared equally before the higher come first.
-    #[schemars(range(max = 100))]
-    pub reserved_percent: u32,
-}
 
 impl Algorithm for Priority {
     fn name(&self) -> &'static str {

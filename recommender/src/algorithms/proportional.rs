@@ -4,34 +4,13 @@
 //! its least and the same part of what it wants above that; where they fit, the rest is spread equally, so
 //! that who begins to work finds watts.
 
-use powercap_common::units::Watts;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use powercap_common::{algorithm::Proportional, units::Watts};
 
 use super::{
     Algorithm, Party,
     level::{Span, level},
     total,
 };
-
-/// Shares in proportion to what is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Proportional {
-    /// What a device or node may grow by at a time, in percent of what it draws; more than `deadbandPercent`, or
-    /// one that draws all it may never grows.
-    #[schemars(range(max = 100))]
-    pub headroom_percent: u32,
-    /// A share that would move by no more than this stays, so that noise is not written.
-    #[schemars(range(max = 50))]
-    pub deadband_percent: u32,
-}
-
-impl Default for Proportional {
-    fn default() -> Self {
-        Self { headroom_percent: 20, deadband_percent: 10 }
-    }
-}
 
 impl Algorithm for Proportional {
     fn name(&self) -> &'static str {

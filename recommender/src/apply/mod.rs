@@ -15,15 +15,16 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use powercap_common::{
-    api::{GROUP, NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    api::{GROUP, NodeFrequencies, PowerCappingPolicy, PowerCappingPolicyStatus, PowerDomain},
+    condition::kind,
     units::Watts,
 };
+use powercap_process::leader::Leadership;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
     decide::{NodeWrite, Plan, boot_taint::Initialized, promise::Fate},
-    leader::Leadership,
     metrics::Metrics,
     observation::BootTaint,
 };
@@ -133,7 +134,7 @@ impl Writer {
         let leads = &leads;
         let policies = stream::iter(&plan.policies).map(|(id, status)| {
             let api: Api<PowerCappingPolicy> = Api::namespaced(self.client.clone(), &id.namespace);
-            let status = json!(status);
+            let status = json!(without_escalation(status));
             let write = async move { self.status(&api, "PowerCappingPolicy", &id.name, status, leads).await };
             write.map_ok(Either::Left).left_future()
         });
@@ -168,7 +169,7 @@ impl Writer {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         let patch = json!({ "apiVersion": format!("{GROUP}/v1alpha1"), "kind": kind, "status": status });
-        // Nobody else writes these statuses: what stands there of another manager is of an older version of us.
+        // Nobody else writes these fields: what stands there of another manager is of an older version of us.
         let params = PatchParams::apply(FIELD_MANAGER).force();
         self.counted(kind, leads, api.patch_status(name, &params, &Patch::Apply(&patch))).await
     }
@@ -193,6 +194,13 @@ impl Writer {
         self.metrics.wrote(kind, result.as_ref().map_or_else(ApplyError::result, |_| "ok"));
         result
     }
+}
+
+/// A policy's status without what the escalating actuator writes there.
+fn without_escalation(status: &PowerCappingPolicyStatus) -> PowerCappingPolicyStatus {
+    let mut status = PowerCappingPolicyStatus { escalated: None, ..status.clone() };
+    status.conditions.retain(|condition| condition.type_ != kind::ESCALATING);
+    status
 }
 
 fn classified(error: kube::Error) -> ApplyError {

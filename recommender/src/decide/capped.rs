@@ -10,12 +10,16 @@ use std::{
 };
 
 use powercap_common::{
-    api::{Brake, CappedPod, GpuCeiling, GpuStatus},
+    api::{Brake, CappedPod, GpuStatus},
     domain::Domain,
     reason::Reason,
 };
 
-use super::{domain::DomainView, fleet::Fleet, policy::PolicyView};
+use super::{
+    domain::DomainView,
+    fleet::{Board, Fleet},
+    policy::PolicyView,
+};
 
 /// So many pods are named.
 const MOST: usize = 16;
@@ -37,18 +41,18 @@ pub struct Capped<'a> {
 pub fn of<'a>(view: &PolicyView<'a>, before: &[CappedPod], domains: &[DomainView], fleet: &Fleet<'_>) -> Capped<'a> {
     let standing: BTreeMap<_, _> = before.iter().map(|row| (row.pod.as_str(), row)).collect();
     let (mut pods, mut held) = (BTreeSet::new(), Vec::new());
-    for pod in view.pods.keys() {
-        let boards = fleet.devices_of.get(*pod).into_iter().flatten().filter_map(|uuid| fleet.boards.get(*uuid));
-        let boards: Vec<_> = boards.copied().filter(|(_, board)| is_held(board)).collect();
-        let Some(speed) = boards.iter().map(|(_, board)| speed(board)).min() else { continue };
-        let pod = pod.name.as_str();
+    for pod in &view.pods {
+        let boards = fleet.boards_of(pod).filter_map(|board| Some((board, board.told?)));
+        let boards: Vec<_> = boards.filter(|(_, told)| is_held(told)).collect();
+        let Some(speed) = boards.iter().map(|(_, told)| speed(told)).min() else { continue };
+        let pod = pod.facts.name.name.as_str();
         pods.insert(pod);
         let head_start = if standing.contains_key(pod) { HEAD_START } else { 0 };
         held.push((speed.saturating_sub(head_start), pod, boards));
     }
     held.sort_by_key(|(speed, pod, _)| (*speed, *pod));
     let rows = held.iter().take(MOST).filter_map(|(_, pod, boards)| {
-        let row = row(pod, boards, domains, fleet)?;
+        let row = row(pod, boards, domains)?;
         let standing = standing.get(pod).filter(|standing| is_close(standing, &row));
         Some(standing.map_or(row, |standing| (*standing).clone()))
     });
@@ -62,7 +66,7 @@ pub fn of<'a>(view: &PolicyView<'a>, before: &[CappedPod], domains: &[DomainView
 }
 
 /// Whether a cap holds a board back, by the word of its node's agent.
-fn is_held(board: &GpuStatus) -> bool {
+pub fn is_held(board: &GpuStatus) -> bool {
     board.reason.parse().is_ok_and(|reason| {
         matches!(
             reason,
@@ -78,15 +82,15 @@ fn is_held(board: &GpuStatus) -> bool {
     })
 }
 
-fn row(pod: &str, boards: &[(usize, &GpuStatus)], domains: &[DomainView], fleet: &Fleet<'_>) -> Option<CappedPod> {
-    let (at, slowest) = boards.iter().min_by_key(|(_, board)| (speed(board), &board.uuid))?;
+fn row(pod: &str, boards: &[(&Board<'_>, &GpuStatus)], domains: &[DomainView]) -> Option<CappedPod> {
+    let (board, slowest) = boards.iter().min_by_key(|(_, board)| (speed(board), &board.uuid))?;
     Some(CappedPod {
         pod: pod.to_owned(),
         devices: u32::try_from(boards.len()).unwrap_or(u32::MAX),
         ceiling_megahertz: boards.iter().filter_map(|(_, board)| board.target_graphics_megahertz).min(),
         power_limit_watts: boards.iter().filter_map(|(_, board)| board.power_limit_watts).min(),
         reason: slowest.reason.clone(),
-        set_by: set_by(*at, slowest, domains, fleet),
+        set_by: set_by(board, slowest, domains),
     })
 }
 
@@ -111,11 +115,12 @@ fn is_close(row: &CappedPod, other: &CappedPod) -> bool {
 }
 
 /// Whose cap holds a board back: its ceiling's, else that of the domain that leaves its node the least.
-fn set_by(at: usize, board: &GpuStatus, domains: &[DomainView], fleet: &Fleet<'_>) -> Option<String> {
-    let of_ceiling = || fleet.ceilings.get(board.uuid.as_str()).map(|(_, GpuCeiling { set_by, .. })| set_by.clone());
-    let around = || domains.iter().filter(|view| view.members.binary_search(&at).is_ok());
+fn set_by(board: &Board<'_>, told: &GpuStatus, domains: &[DomainView]) -> Option<String> {
+    let of_ceiling = || board.ceiling.map(|(_, ceiling)| ceiling.set_by.clone());
+    let is_around = |view: &&DomainView| board.node.is_some_and(|at| view.members.binary_search(&at).is_ok());
+    let around = || domains.iter().filter(is_around);
     let understood = || around().filter_map(|view| Some((view, view.domain.as_ref().ok()?)));
-    match board.reason.parse().ok()? {
+    match told.reason.parse().ok()? {
         Reason::EnvelopeReached | Reason::CapBelowFloor => {
             let least = understood().min_by_key(|(view, domain)| view.watts(domain).divided(view.members.len()));
             least.map(|(_, domain)| domain.set_by())

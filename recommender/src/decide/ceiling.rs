@@ -14,7 +14,10 @@
 //!
 //! Must hold: a reading from before the last change, or none, raises nothing.
 
-use powercap_common::units::{Megahertz, Watts};
+use powercap_common::{
+    board::EXPONENT,
+    units::{Megahertz, Watts},
+};
 
 /// One device's power at one clock, of the same moment, and what the board can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,8 +65,6 @@ pub struct Range {
 
 /// Clocks of NVIDIA's boards come in steps of 15 MHz.
 pub const GRID_MHZ: u32 = 15;
-/// The exponent of power over clock, facts/power-control.md.
-pub const EXPONENT: f64 = 2.3;
 /// A step of relaxing, as a share of the highest clock.
 const STEP: f64 = 0.05;
 

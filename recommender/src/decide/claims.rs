@@ -1,12 +1,10 @@
 //! What nodes and devices claim of the watts that are shared out.
 
-use powercap_common::{
-    api::GpuStatus,
-    units::{Megahertz, Watts},
-};
+use powercap_common::units::{Megahertz, Watts};
 
 use super::{
-    fleet::Fleet,
+    booked::Booked,
+    fleet::{Board, Fleet},
     policy::PolicyView,
     readings::{Counted, Readings},
 };
@@ -27,13 +25,22 @@ pub fn of_nodes(policies: &[PolicyView<'_>], readings: &Readings<'_>, alike: boo
             claim.power = power;
         }
         for view in policies.iter().filter(|view| view.enforces()) {
-            for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
+            for at in view.pods.iter().filter_map(|pod| pod.node) {
                 let priority = i64::from(view.permission.priority_on(at, view.object.spec.priority));
                 claims[at].priority = claims[at].priority.max(priority);
             }
         }
     }
     claims
+}
+
+/// What each node must be granted so that its pods can draw what they requested, by its index.
+pub fn requested(booked: &[Booked], fleet: &Fleet<'_>) -> Vec<Watts> {
+    let power = |(node, booked): (&super::fleet::NodeView<'_>, &Booked)| match booked.requested {
+        Watts::ZERO => Watts::ZERO,
+        requested => node.overhead.node_power(requested),
+    };
+    fleet.nodes.iter().zip(booked).map(power).collect()
 }
 
 /// The power, where it is known and no two sources tell different ones: on less nothing is raised.
@@ -44,10 +51,11 @@ pub fn certain(counted: Result<Counted<'_>, Hold>) -> Option<Watts> {
 /// What each node draws, its overhead included; `None` where a reading of it is missing.
 fn power_of_nodes(readings: &Readings<'_>) -> Vec<Option<Watts>> {
     let fleet = readings.fleet;
-    let cpus = fleet.nodes.iter().map(|node| certain(readings.of_cpus(node.name)));
-    let mut devices: Vec<_> = cpus.collect();
-    for (uuid, at) in boards(readings) {
-        devices[at] = devices[at].zip(certain(readings.of_board(uuid))).map(|(sum, power)| sum + power);
+    let mut devices: Vec<_> = (0..fleet.nodes.len()).map(|at| certain(readings.of_cpus(at))).collect();
+    for (at, sum) in devices.iter_mut().enumerate() {
+        for board in readings.boards_of(at) {
+            *sum = sum.zip(certain(readings.of_board(board))).map(|(sum, power)| sum + power);
+        }
     }
     let with_overhead = |(node, devices): (&super::fleet::NodeView<'_>, Option<Watts>)| {
         devices.map(|devices| node.overhead.node_power(devices))
@@ -55,21 +63,10 @@ fn power_of_nodes(readings: &Readings<'_>) -> Vec<Option<Watts>> {
     fleet.nodes.iter().zip(devices).map(with_overhead).collect()
 }
 
-/// Every board that an agent or an exporter tells of, once, with the index of its node.
-fn boards<'a>(readings: &Readings<'a>) -> impl Iterator<Item = (&'a str, usize)> {
-    let fleet: &'a Fleet<'a> = readings.fleet;
-    let told = fleet.boards.iter().map(|(uuid, (at, _))| (*uuid, *at));
-    let seen = readings.observation.telemetry.gpus.iter();
-    let seen = seen.filter(|(uuid, _)| !fleet.boards.contains_key(uuid.as_str()));
-    told.chain(seen.filter_map(|(uuid, reading)| Some((uuid.as_str(), fleet.node(reading.node.as_deref()?)?))))
-}
-
 /// What is known of a device of a policy, for its claim.
 pub struct Device<'a> {
     /// Which.
-    pub uuid: &'a str,
-    /// As its agent tells it.
-    pub board: Option<&'a GpuStatus>,
+    pub board: &'a Board<'a>,
     /// The lowest clock that the policy asks of it, by `spec.performance`.
     pub lowest_by_floor: Option<Megahertz>,
     /// The lowest limit that leaves it that clock.
@@ -81,8 +78,8 @@ pub struct Device<'a> {
 impl Device<'_> {
     /// What it claims, whatever it draws and whosesoever it is.
     pub fn claim(&self) -> Claim {
-        let least = self.board.map(|board| Watts::new(board.min_power_limit_watts)).unwrap_or_default();
-        let most = self.board.map(|board| Watts::new(board.max_power_limit_watts));
+        let least = self.board.told.map(|board| Watts::new(board.min_power_limit_watts)).unwrap_or_default();
+        let most = self.board.told.map(|board| Watts::new(board.max_power_limit_watts));
         Claim {
             least: least.max(self.least_by_floor.unwrap_or_default()),
             most: most.into_iter().chain(self.most_by_others).min(),

@@ -19,13 +19,14 @@ use super::{
     grants::Budget,
     labelled::Labelled,
     outlook::{self, Outlook},
+    policy::FloorReached,
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
     unmanaged::Unmanaged,
 };
 use crate::{
-    algorithms::{self, Algorithm, Uniform},
+    algorithms::{self, Algorithm},
     observation::{Hold, Observation},
 };
 
@@ -56,10 +57,8 @@ pub struct DomainView {
 impl DomainView {
     /// Understands one domain by itself; [`super::tree::plant`] puts it in its place.
     pub fn of(object: &Arc<PowerDomain>, nodes: &mut Labelled<'_, usize>, fleet: &Fleet<'_>) -> Self {
-        let (domain, algorithm) = match algorithms::named(&object.spec.algorithm) {
-            Ok(algorithm) => (Domain::try_from(&**object), algorithm),
-            Err(error) => (Err(DomainError::Algorithm(error.to_string())), Box::new(Uniform) as _),
-        };
+        let domain = Domain::try_from(&**object);
+        let algorithm = algorithms::made(domain.as_ref().map(|domain| domain.algorithm).unwrap_or_default());
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let stood = |at: &usize| {
             let frequencies = fleet.nodes[*at].frequencies;
@@ -311,12 +310,22 @@ fn readiness(
     }
 }
 
+/// Whether the nodes can go no lower: what their devices draw at their lowest settings is more than the cap leaves
+/// them, or they are at these settings.
+pub fn floor_reached(view: &DomainView, domain: &Domain, fleet: &Fleet<'_>) -> FloorReached {
+    let nodes = || view.members.iter().map(|&at| &fleet.nodes[at]);
+    let floors: Option<Watts> = nodes().map(NodeView::floor).sum();
+    match floors {
+        Some(floors) if floors > view.watts(domain) || nodes().all(NodeView::is_at_floor) => FloorReached::Measured,
+        _ => FloorReached::No,
+    }
+}
+
 /// Whether the cap can be kept, and what binds if not.
 fn feasibility(view: &DomainView, fleet: &Fleet<'_>, domain: &Domain) -> (Truth, Reason, String) {
     let nodes = || view.members.iter().map(|&at| &fleet.nodes[at]);
     let devices: Option<Watts> = nodes().map(NodeView::devices_floor).sum();
-    let floors = nodes().map(|node| node.devices_floor().map(|devices| node.overhead.node_power(devices)));
-    let floors: Option<Watts> = floors.sum();
+    let floors: Option<Watts> = nodes().map(NodeView::floor).sum();
     let Some((floors, devices)) = floors.zip(devices) else {
         let message = "not every node agent has told what its devices can do".to_owned();
         return (Truth::Unknown, Reason::AwaitingAcknowledgement, message);

@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use powercap_common::{
-    api::{CappedPod, PowerCappingPolicyStatus},
+    api::{CappedPod, PendingAction, PowerCappingPolicyStatus},
     condition::kind,
     policy::PolicyId,
     reason::Reason,
 };
 use serde::Serialize;
 
-use super::{capped::Capped, policy::PolicyView};
+use super::{capped::Capped, ladder::is_step, policy::PolicyView};
 use crate::observation::{PodName, Subject, Told};
 
 /// The same is not told again within this.
@@ -82,6 +82,14 @@ pub fn news(
     });
     let mut news: Vec<_> = turned.collect();
     let Some(before) = before else { return news };
+    match (steps(before).count(), steps(next).count()) {
+        (0, 1..) => news.push(of_policy(Reason::EscalationPending, true, pending(next))),
+        (1.., 0) => {
+            let note = "nothing is to be done to workloads any more".to_owned();
+            news.push(of_policy(Reason::EscalationOver, false, note));
+        }
+        _ => {}
+    }
     match (before.capped_pods, next.capped_pods) {
         (0, 1..) => news.push(of_policy(Reason::PowerCapped, false, names(&next.capped, next.capped_pods))),
         (1.., 0) if !view.pods.is_empty() => {
@@ -105,7 +113,7 @@ fn of_pods<'a>(
     let all_named = before.capped_pods as usize == before.capped.len();
     let joined = next.capped.iter().filter(move |row| all_named && !standing.contains(row.pod.as_str()));
     let about = |name: &PodName, reason, note| {
-        let pod = view.pods.get(name)?;
+        let pod = view.named(name)?.facts;
         Some(Notice { subject: Subject::Pod(name.clone()), uid: pod.uid.clone(), reason, warning: false, note })
     };
     let named = |pod: &str| PodName {
@@ -138,6 +146,24 @@ fn turn(before: Option<&Condition>, now: &Condition) -> Option<bool> {
         (kind::FEASIBLE | kind::PERMITTED, "False") if was != Some("False") || !said => Some(true),
         _ => None,
     }
+}
+
+/// What is pending beyond a freeze.
+fn steps(status: &PowerCappingPolicyStatus) -> impl Iterator<Item = &PendingAction> {
+    status.pending_actions.iter().filter(|pending| is_step(pending.action))
+}
+
+fn pending(status: &PowerCappingPolicyStatus) -> String {
+    let named: Vec<_> = steps(status)
+        .take(MOST_PODS)
+        .map(|pending| {
+            let whom = pending.pod.as_ref().unwrap_or(&pending.workload);
+            format!("{:?} {whom} ({}, about {} W)", pending.action, pending.reason, pending.frees_watts)
+        })
+        .collect();
+    let more = steps(status).count().saturating_sub(named.len());
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    format!("lower clocks are not enough; pending: {}{more}", named.join(", "))
 }
 
 fn names(rows: &[CappedPod], count: u32) -> String {

@@ -1,15 +1,14 @@
 //! The observation put in order once, so that every later question is a look-up.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+pub use powercap_common::board::{draws_at, floor, idle, is_lost};
 use powercap_common::{
-    api::{DeviceState, GpuCeiling, GpuStatus, NodeFrequencies, NodeOverhead},
-    reason::Reason,
-    units::{Megahertz, Watts},
+    api::{GpuCeiling, GpuStatus, NodeFrequencies, NodeOverhead},
+    units::Watts,
 };
 
-use super::{ceiling::EXPONENT, grants::Holding};
-use crate::observation::{GpuReading, NodeFacts, Observation, PodFacts, PodName};
+pub use super::boards::{Board, Pod};
+use super::{boards, grants::Holding, index::Index};
+use crate::observation::{NodeFacts, Observation};
 
 /// A node, and what was and is said about it.
 pub struct NodeView<'a> {
@@ -31,17 +30,13 @@ pub struct NodeView<'a> {
 pub struct Fleet<'a> {
     /// Nodes by index; the order is that of their names.
     pub nodes: Vec<NodeView<'a>>,
-    /// Running pods by name.
-    pub pods: BTreeMap<&'a PodName, &'a PodFacts>,
-    /// What each agent says its GPUs are, by UUID, with the index of the node.
-    pub boards: BTreeMap<&'a str, (usize, &'a GpuStatus)>,
-    /// The ceilings that stand in the nodes' specs, by UUID, with the index of the node.
-    pub ceilings: BTreeMap<&'a str, (usize, &'a GpuCeiling)>,
-    /// The same by who set them: UUID, index of the node, ceiling.
-    pub ceilings_by: BTreeMap<&'a str, Vec<(&'a str, usize, &'a GpuCeiling)>>,
-    /// UUIDs of the GPUs that each pod uses.
-    pub devices_of: BTreeMap<&'a PodName, Vec<&'a str>>,
-    index: BTreeMap<&'a str, usize>,
+    /// Running pods by place; the order is that of their names.
+    pub pods: Vec<Pod<'a>>,
+    /// Boards by place; the order is that of their UUIDs.
+    pub boards: Vec<Board<'a>>,
+    /// The boards on which each policy or domain has set a ceiling, by `setBy`.
+    ceilings_by: Index<&'a str, Vec<usize>>,
+    index: Index<&'a str, usize>,
 }
 
 impl<'a> Fleet<'a> {
@@ -57,27 +52,15 @@ impl<'a> Fleet<'a> {
             NodeView { name, facts, frequencies, holding, overhead: NodeOverhead::default(), nameplate: None }
         };
         let nodes: Vec<_> = observation.nodes.iter().map(view).collect();
-        let index: BTreeMap<_, _> = nodes.iter().enumerate().map(|(at, node)| (node.name, at)).collect();
-        let statuses = nodes.iter().enumerate().filter_map(|(at, node)| Some((at, node.frequencies?.status.as_ref()?)));
-        let boards =
-            statuses.flat_map(|(at, status)| status.gpus.iter().map(move |gpu| (gpu.uuid.as_str(), (at, gpu))));
-        let specs = nodes.iter().enumerate().filter_map(|(at, node)| Some((at, &node.frequencies?.spec)));
-        let ceilings =
-            specs.flat_map(|(at, spec)| spec.gpu_frequencies.iter().map(move |gpu| (gpu.uuid.as_str(), (at, gpu))));
-        let ceilings: BTreeMap<_, _> = ceilings.collect();
-        let mut ceilings_by = BTreeMap::<_, Vec<_>>::new();
-        for (uuid, (at, ceiling)) in &ceilings {
-            ceilings_by.entry(ceiling.set_by.as_str()).or_default().push((*uuid, *at, *ceiling));
+        let index = nodes.iter().enumerate().map(|(at, node)| (node.name, at)).collect();
+        let mut pods = boards::pods(observation, &index);
+        let boards = boards::boards(observation, &nodes, &index, &mut pods);
+        let mut ceilings_by = Index::<_, Vec<_>>::default();
+        for board in &boards {
+            let Some((_, ceiling)) = board.ceiling else { continue };
+            ceilings_by.entry(ceiling.set_by.as_str()).or_default().push(board.at);
         }
-        let mut devices_of = BTreeMap::<_, Vec<_>>::new();
-        for (uuid, gpu) in &observation.telemetry.gpus {
-            for tenant in &gpu.tenants {
-                devices_of.entry(tenant).or_default().push(uuid.as_str());
-            }
-        }
-        let boards = boards.collect();
-        let pods = observation.pods.iter().map(|pod| (&pod.name, pod)).collect();
-        Self { nodes, pods, boards, ceilings, ceilings_by, devices_of, index }
+        Self { nodes, pods, boards, ceilings_by, index }
     }
 
     /// The index of the node of this name.
@@ -85,20 +68,20 @@ impl<'a> Fleet<'a> {
         self.index.get(name).copied()
     }
 
-    /// The index of the node that a GPU is in: its agent knows best, else its exporter says.
-    pub fn node_of_gpu(&self, uuid: &str, reading: Option<&GpuReading>) -> Option<usize> {
-        let by_agent = self.boards.get(uuid).map(|(at, _)| *at);
-        by_agent.or_else(|| self.node(reading?.node.as_deref()?))
+    /// The boards that a pod uses, in their order.
+    pub fn boards_of(&self, pod: &Pod<'_>) -> impl Iterator<Item = &Board<'a>> {
+        pod.boards.iter().map(|at| &self.boards[*at])
     }
 
-    /// Whether a pod asks for GPUs and no reading names it.
-    pub fn is_without_device(&self, pod: &PodFacts) -> bool {
-        pod.gpus > 0 && !self.devices_of.contains_key(&pod.name)
+    /// The running pods that use a board, in their order.
+    pub fn tenants_of(&self, board: &Board<'_>) -> impl Iterator<Item = &Pod<'a>> {
+        board.tenants.iter().map(|at| &self.pods[*at])
     }
 
-    /// The pods of a device that are running.
-    pub fn running_tenants(&self, reading: &'a GpuReading) -> BTreeSet<&'a PodName> {
-        reading.tenants.iter().filter(|tenant| self.pods.contains_key(tenant)).collect()
+    /// The ceilings of one `setBy`: each with its board and the index of the node in whose spec it stands.
+    pub fn ceilings_by(&self, set_by: &str) -> impl Iterator<Item = (&Board<'a>, usize, &'a GpuCeiling)> {
+        let boards = self.ceilings_by.get(set_by).into_iter().flatten().map(|at| &self.boards[*at]);
+        boards.filter_map(|board| board.ceiling.map(|(at, ceiling)| (board, at, ceiling)))
     }
 }
 
@@ -117,9 +100,7 @@ pub fn is_owned(object: &NodeFrequencies, facts: &NodeFacts) -> bool {
 }
 
 /// What the CPUs of a node may draw at most, as long as nobody tells: two sockets of the largest kind.
-const CPU_ALLOWANCE: Watts = Watts::new(1000);
-/// A board draws about a tenth of its highest limit without work (H100: 70 of 700 W).
-const IDLE_PERCENT: u32 = 10;
+pub const CPU_ALLOWANCE: Watts = Watts::new(1000);
 
 impl NodeView<'_> {
     /// The most that the devices of this node can draw; `None` while its agent has not told.
@@ -141,30 +122,19 @@ impl NodeView<'_> {
         let known = !status.gpus.is_empty() || !status.cpus.is_empty();
         known.then(|| status.gpus.iter().map(floor).sum())
     }
-}
-
-/// What a board draws without work.
-pub fn idle(board: &GpuStatus) -> Watts {
-    Watts::new(board.max_power_limit_watts).percent(IDLE_PERCENT)
-}
-
-/// What a board draws under load at its lowest clock; one that nothing holds the most that it can.
-pub fn floor(board: &GpuStatus) -> Watts {
-    if is_lost(board) {
-        return Watts::new(board.max_power_limit_watts);
+    /// What it draws at its meter when they do; `None` likewise.
+    pub fn floor(&self) -> Option<Watts> {
+        self.devices_floor().map(|devices| self.overhead.node_power(devices))
     }
-    draws_at(board, Megahertz::new(board.min_graphics_megahertz))
-}
 
-/// Whether its agent says that nothing holds it.
-pub fn is_lost(board: &GpuStatus) -> bool {
-    let reasons = [Reason::Quarantined, Reason::Contended, Reason::WithoutEffect, Reason::DevicesLetGo];
-    board.state == DeviceState::Quarantined || reasons.iter().any(|reason| board.reason == reason.as_str())
-}
-
-/// What a board draws under full load at this clock, by the law of [`super::ceiling`].
-pub fn draws_at(board: &GpuStatus, clock: Megahertz) -> Watts {
-    let ratio = f64::from(clock.get()) / f64::from(board.max_graphics_megahertz.max(1));
-    let most = Watts::new(board.max_power_limit_watts);
-    idle(board) + most.saturating_sub(idle(board)).scaled(ratio.min(1.0).powf(EXPONENT))
+    /// Whether its devices can go no lower: by its grant, or by what its agent tells of its boards.
+    pub fn is_at_floor(&self) -> bool {
+        let grant = self.frequencies.and_then(|object| object.spec.power_limit_watts);
+        let granted_less = grant.zip(self.floor()).is_some_and(|(grant, floor)| grant <= floor.ceil());
+        let lowest = |board: &GpuStatus| {
+            let target = board.target_graphics_megahertz;
+            is_lost(board) || target.is_some_and(|target| target <= board.min_graphics_megahertz)
+        };
+        granted_less || self.boards().next().is_some() && self.boards().all(lowest)
+    }
 }

@@ -1,48 +1,79 @@
 //! Devices that work in step: those of one pod, or of the ranks of one job, on whatever nodes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use super::fleet::Fleet;
-use crate::observation::{Observation, PodName};
+use super::{
+    fleet::{Board, Fleet},
+    index::Index,
+};
+use crate::observation::PodFacts;
 
-/// The group of each GPU that is in one.
-#[derive(Default)]
-pub struct Groups<'a> {
-    names: Vec<String>,
-    of: BTreeMap<&'a str, u32>,
+/// Whose devices work in step.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Who<'a> {
+    namespace: &'a str,
+    job: Option<&'a str>,
+    /// Where it is of no job.
+    pod: Option<&'a str>,
 }
 
-impl<'a> Groups<'a> {
+impl<'a> Who<'a> {
+    fn of(pod: &'a PodFacts) -> Self {
+        let job = pod.job.as_deref();
+        Self { namespace: &pod.name.namespace, job, pod: job.is_none().then_some(&pod.name.name) }
+    }
+}
+
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.job {
+            Some(job) => write!(f, "{}/{job}", self.namespace),
+            None => write!(f, "{}/Pod/{}", self.namespace, self.pod.unwrap_or_default()),
+        }
+    }
+}
+
+/// The group of each GPU that is in one.
+pub struct Groups {
+    names: Vec<String>,
+    /// By the boards' places.
+    of: Vec<Option<u32>>,
+}
+
+impl Groups {
     /// A GPU that pods of several jobs share is in no group.
-    pub fn of(fleet: &Fleet<'a>, observation: &'a Observation) -> Self {
-        let mut gpus_of = BTreeMap::<String, Vec<&str>>::new();
-        for (uuid, reading) in &observation.telemetry.gpus {
-            let tenants = fleet.running_tenants(reading);
-            let mut names = tenants.iter().filter_map(|tenant| fleet.pods.get(tenant)).map(|pod| {
-                let PodName { namespace, name } = &pod.name;
-                pod.job.as_ref().map_or_else(|| format!("{namespace}/Pod/{name}"), |job| format!("{namespace}/{job}"))
-            });
-            let Some(group) = names.next() else { continue };
-            if names.all(|other| other == group) {
-                gpus_of.entry(group).or_default().push(uuid);
+    pub fn of(fleet: &Fleet<'_>) -> Self {
+        let mut gpus_of = Index::<Who<'_>, Vec<usize>>::default();
+        let mut several = BTreeMap::new();
+        for board in &fleet.boards {
+            let mut of = fleet.tenants_of(board).map(|pod| Who::of(pod.facts));
+            let Some(who) = of.next() else { continue };
+            if of.all(|other| other == who) {
+                let gpus = gpus_of.entry(who).or_default();
+                gpus.push(board.at);
+                if gpus.len() == 2 {
+                    several.insert(who.to_string(), who);
+                }
             }
         }
-        let mut groups = Self::default();
-        for (number, (name, gpus)) in (0..).zip(gpus_of.into_iter().filter(|(_, gpus)| gpus.len() > 1)) {
+        let mut groups = Self { names: Vec::new(), of: vec![None; fleet.boards.len()] };
+        for (number, (name, who)) in (0..).zip(several) {
             groups.names.push(name);
-            groups.of.extend(gpus.into_iter().map(|uuid| (uuid, number)));
+            for &at in gpus_of.get(&who).into_iter().flatten() {
+                groups.of[at] = Some(number);
+            }
         }
         groups
     }
 
     /// Its group's number.
-    pub fn number(&self, uuid: &str) -> Option<u32> {
-        self.of.get(uuid).copied()
+    pub fn number(&self, board: &Board<'_>) -> Option<u32> {
+        self.of[board.at]
     }
 
     /// Its group's name, as nodes are told.
-    pub fn name(&self, uuid: &str) -> Option<&str> {
-        let number = usize::try_from(self.number(uuid)?).ok()?;
+    pub fn name(&self, board: &Board<'_>) -> Option<&str> {
+        let number = usize::try_from(self.number(board)?).ok()?;
         self.names.get(number).map(String::as_str)
     }
 }

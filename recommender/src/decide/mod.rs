@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ─────────────────────────────────────────┐
-//!                      └─▶ domain, unmanaged ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────┤
+//!                      ├─▶ domain, unmanaged ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────┤
+//!                      ├─▶ booked (what pods request) ─▶ offers (to pods that are not there yet) ────────────┤
+//!                      └─▶ actions (ladder, victims, pending: who gives way where clocks are not enough) ────┤
 //!                                       plan ◀─ report ◀─ node (what promise makes of the grants) ◀──────────┘
 //! ```
 //!
@@ -14,34 +16,48 @@
 //! converged.
 
 mod accounted;
+mod actions;
 mod attribution;
+mod boards;
+mod booked;
 pub mod boot_taint;
 mod brake;
 mod capped;
 mod ceiling;
 mod claims;
+mod demand;
 mod domain;
 pub mod events;
+mod fits;
 mod fleet;
 pub mod grants;
 mod groups;
+mod index;
 mod labelled;
+mod ladder;
 mod news;
 mod node;
+pub mod offers;
 mod outlook;
 mod overlap;
+mod pending;
 mod performance;
 mod policy;
 pub mod promise;
 mod readings;
+mod replicas;
 mod report;
+mod requests;
+mod reserved;
 mod selection;
 mod share;
+mod stale;
 mod steady;
 mod tenancy;
 mod throttle;
 mod tree;
 mod unmanaged;
+mod victims;
 mod violators;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -55,6 +71,8 @@ use powercap_common::{
 use serde::Serialize;
 
 use self::{
+    actions::Actions,
+    booked::Booked,
     boot_taint::Initialized,
     domain::DomainView,
     events::Notices,
@@ -62,14 +80,16 @@ use self::{
     groups::Groups,
     labelled::Labelled,
     node::Decided,
+    offers::Offer,
     overlap::Taken,
     policy::{PolicyView, Verdict},
     readings::Readings,
+    stale::Offers,
     tenancy::Rules,
     tree::Wishes,
 };
-pub use self::{news::News, node::NodeWrite, outlook::Outlook};
-use crate::observation::{Metered, Observation, pairs};
+pub use self::{news::News, node::NodeWrite, outlook::Outlook, replicas::Replicas, requests::asks_for_use};
+use crate::observation::{Hold, Metered, Observation, pairs};
 
 /// What is to be written, and what the decision knows for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -108,6 +128,23 @@ pub struct Figures {
     pub grants: BTreeMap<String, Watts>,
     /// What of each node's power no pod accounts for.
     pub unattributed: BTreeMap<String, Watts>,
+    /// What each node offers to new pods, at its devices.
+    pub offers: BTreeMap<String, Watts>,
+    /// What the pods of each of these nodes may draw, at its devices.
+    pub reserved: BTreeMap<String, Watts>,
+    /// Of each policy that is understood and not off: for autoscalers, and nothing that is written.
+    #[serde(skip)]
+    pub replicas: BTreeMap<PolicyId, Result<Replicas, Hold>>,
+}
+
+impl Figures {
+    fn note_offers(&mut self, offers: &[Option<Offer>], booked: &[Booked], fleet: &Fleet<'_>) {
+        for ((node, offer), booked) in fleet.nodes.iter().zip(offers).zip(booked) {
+            let Some(offer) = offer else { continue };
+            self.offers.insert(node.name.to_owned(), offer.left(booked.requested));
+            self.reserved.insert(node.name.to_owned(), booked.reserved());
+        }
+    }
 }
 
 /// Numbers of one policy.
@@ -119,6 +156,10 @@ pub struct PolicyFigures {
     pub power: Option<Watts>,
     /// Its peak and forecast.
     pub outlook: Outlook,
+    /// What its pods count with when watts are offered to new ones; none where no node advertises watts.
+    pub reserved: Option<Watts>,
+    /// Pods whose watts request is stale.
+    pub stale_pods: u32,
 }
 
 /// Numbers of one domain.
@@ -154,16 +195,22 @@ pub fn decide(observation: &Observation, now: Timestamp) -> Plan {
     let readings = Readings::of(&fleet, observation, now);
     plan.metered = unmanaged::settle(&mut domains, &readings).into_iter().collect();
     plan.news = News::of(&readings);
-    let groups = Groups::of(&fleet, observation);
+    let groups = Groups::of(&fleet);
     let views = views(&domains, &readings);
-    let wishes = wishes(&domains, &views, &readings);
+    let reserved = reserved::of_pods(&views, &readings);
+    let booked = Booked::of_nodes(&reserved, &readings);
+    let wishes = wishes(&domains, &views, &booked, &readings);
     let policies = judge(views, &groups, &readings);
-    report_policies(&policies, &domains, &readings, &mut plan);
+    let actions = actions::pending(&policies, &domains, &readings);
+    report_policies((&policies, &actions), &domains, &reserved, &readings, &mut plan);
     let grants = grants(&domains, &wishes, &fleet);
-    let decided = Decided { domains: &domains, grants: &grants, groups: &groups, policies: &policies };
+    let offers = offers::offers(&domains, &booked, &readings);
+    plan.figures.note_offers(&offers, &booked, &fleet);
+    let decided = Decided { domains: &domains, grants: &grants, offers: &offers, groups: &groups, policies: &policies };
     plan.nodes = node::writes(&decided, &readings);
     plan.initialized = boot_taint::initialized(&fleet);
-    report_domains(&domains, &grants, &wishes, &readings, &mut plan);
+    report_domains((&domains, &actions), &grants, &wishes, &readings, &mut plan);
+    plan.figures.replicas = replicas::of_policies(&policies, &domains, &readings, &plan.figures);
     plan
 }
 
@@ -180,8 +227,8 @@ fn domains(observation: &Observation, fleet: &Fleet<'_>) -> Vec<DomainView> {
 fn views<'a>(domains: &[DomainView], readings: &Readings<'a>) -> Vec<PolicyView<'a>> {
     let &Readings { fleet, observation, .. } = readings;
     let mut pods_in = BTreeMap::<&str, Vec<_>>::new();
-    for pod in &observation.pods {
-        pods_in.entry(&pod.name.namespace).or_default().push((&pod.labels, pod));
+    for pod in &fleet.pods {
+        pods_in.entry(&pod.facts.name.namespace).or_default().push((&pod.facts.labels, pod));
     }
     let mut pods_in: BTreeMap<_, _> = pods_in.into_iter().map(|(name, pods)| (name, Labelled::of(pods))).collect();
     let mut objects: Vec<_> = observation.policies.iter().collect();
@@ -198,10 +245,10 @@ fn views<'a>(domains: &[DomainView], readings: &Readings<'a>) -> Vec<PolicyView<
 type Judged<'a> = Vec<(PolicyView<'a>, Option<Verdict<'a>>)>;
 
 /// Judges every policy that is understood and not off, those first that come first.
-fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups<'_>, readings: &Readings<'a>) -> Judged<'a> {
-    let mut taken = Taken::default();
+fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups, readings: &Readings<'a>) -> Judged<'a> {
+    let mut taken = Taken::none_of(readings.fleet.boards.len());
     let mut verdicts: Vec<_> = views.iter().map(|_| None).collect();
-    for at in overlap::precedence(&views) {
+    for at in overlap::precedence(views.iter()) {
         let view = &views[at];
         let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off && view.hold().is_none());
         let Some(policy) = active else { continue };
@@ -213,23 +260,37 @@ fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups<'_>, readings: &Reading
 }
 
 /// Puts the changed statuses of policies into the plan, and their figures.
-fn report_policies(judged: &Judged<'_>, domains: &[DomainView], readings: &Readings<'_>, plan: &mut Plan) {
+fn report_policies(
+    (judged, actions): (&Judged<'_>, &Actions),
+    domains: &[DomainView],
+    reserved: &[Watts],
+    readings: &Readings<'_>,
+    plan: &mut Plan,
+) {
     let &Readings { fleet, observation, now, .. } = readings;
-    let mut news = Vec::new();
-    for (view, verdict) in judged {
+    let (mut news, offers) = (Vec::new(), Offers::of(domains, fleet));
+    for ((view, verdict), pending) in judged.iter().zip(&actions.policies) {
         let object = &view.object;
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { continue };
         let id = PolicyId { namespace: namespace.clone(), name: name.clone() };
         let mut status = match view.policy.as_ref().ok().zip(verdict.as_ref()) {
             Some((policy, verdict)) => {
                 let power = verdict.power.as_ref().ok().copied();
-                let figures = PolicyFigures { cap: policy.cap, power, outlook: verdict.outlook };
-                plan.figures.policies.insert(id.clone(), figures);
+                let mut figures = PolicyFigures { cap: policy.cap, power, ..PolicyFigures::default() };
                 plan.steps.extend(verdict.changed_at.map(|changed_at| (id.clone(), changed_at)));
-                report::judged(judged, view, policy, verdict, readings)
+                plan.news.samples.extend(demand::samples(view, policy, readings));
+                let mut status = report::judged(judged, view, policy, verdict, readings);
+                figures.outlook = verdict.outlook;
+                stale::tell(&mut status, view, policy, &offers, readings);
+                let counted = view.pods.iter().map(|pod| reserved[pod.at]);
+                figures.reserved = offers.advertised.then(|| counted.sum());
+                figures.stale_pods = status.watts_stale_pods;
+                plan.figures.policies.insert(id.clone(), figures);
+                status
             }
             None => report::unjudged(view, now),
         };
+        (status.pending_actions, status.pending_action_count) = (pending.actions.clone(), pending.count);
         let capped = capped::of(view, &status.capped, domains, fleet);
         (status.capped_pods, status.capped) = (report::count(capped.pods.len()), capped.rows.clone());
         news.extend(events::news(view, &id, object.status.as_ref(), &status, &capped));
@@ -241,9 +302,10 @@ fn report_policies(judged: &Judged<'_>, domains: &[DomainView], readings: &Readi
 }
 
 /// What the algorithms of the domains wish for each node.
-fn wishes(domains: &[DomainView], policies: &[PolicyView<'_>], readings: &Readings<'_>) -> Wishes {
+fn wishes(domains: &[DomainView], policies: &[PolicyView<'_>], booked: &[Booked], readings: &Readings<'_>) -> Wishes {
     let alike = domains.iter().all(|view| view.algorithm.treats_all_alike());
-    tree::wishes(domains, &claims::of_nodes(policies, readings, alike), readings.fleet)
+    let requested = claims::requested(booked, readings.fleet);
+    tree::wishes(domains, &claims::of_nodes(policies, readings, alike), &requested, readings.fleet)
 }
 
 /// The grants: what is wished, as far as conservation permits.
@@ -254,7 +316,7 @@ fn grants(domains: &[DomainView], wishes: &Wishes, fleet: &Fleet<'_>) -> Vec<Opt
 }
 
 fn report_domains(
-    domains: &[DomainView],
+    (domains, actions): (&[DomainView], &Actions),
     grants: &[Option<Watts>],
     wishes: &Wishes,
     readings: &Readings<'_>,
@@ -270,9 +332,10 @@ fn report_domains(
         fleet.nodes.iter().zip(&unattributed).filter_map(|(node, watts)| Some((node.name.to_owned(), (*watts)?)));
     plan.figures.unattributed = known.collect();
     let names: Vec<_> = domains.iter().map(|view| view.object.metadata.name.as_deref().unwrap_or_default()).collect();
-    for (at, view) in domains.iter().enumerate() {
+    for (at, (view, pending)) in domains.iter().zip(&actions.domains).enumerate() {
         let Some(name) = view.object.metadata.name.clone() else { continue };
-        let report = domain::report(view, &names, &committed, &unattributed, wishes.refused.get(&at), readings);
+        let mut report = domain::report(view, &names, &committed, &unattributed, wishes.refused.get(&at), readings);
+        (report.status.pending_actions, report.status.pending_action_count) = (pending.actions.clone(), pending.count);
         if let Ok(domain) = &view.domain {
             let sum: Option<Watts> = view.members.iter().map(|&at| committed[at]).sum();
             let headroom = sum.map(|sum| view.watts(domain).saturating_sub(sum));

@@ -5,7 +5,10 @@
 use powercap_common::units::Watts;
 
 use super::readings::Readings;
-use crate::observation::{PodName, Sample};
+use crate::{
+    model::demand::Samples,
+    observation::{PodName, Sample},
+};
 
 /// Readings that are later than the last ones that were remembered.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +17,8 @@ pub struct News {
     pub boards: Vec<(String, Sample<Watts>)>,
     /// Power of pods' CPU use.
     pub pods: Vec<(PodName, Sample<Watts>)>,
+    /// What containers use, by policy: once a minute.
+    pub samples: Vec<Samples>,
 }
 
 impl News {
@@ -21,15 +26,16 @@ impl News {
     pub fn of(readings: &Readings<'_>) -> Self {
         let telemetry = &readings.observation.telemetry;
         let history = &telemetry.history;
-        let boards = readings.counted().filter(|(uuid, power)| {
-            history.boards.get(*uuid).is_none_or(|course| power.at > course.at) && readings.recent(power.at)
+        let boards = readings.counted().filter(|(board, power)| {
+            board.course.is_none_or(|course| power.at > course.at) && readings.recent(power.at)
         });
         let pods = telemetry.pod_cpu.iter().filter(|(pod, power)| {
             history.pods.get(*pod).is_none_or(|course| power.at > course.at) && readings.recent(power.at)
         });
         Self {
-            boards: boards.map(|(uuid, power)| (uuid.to_owned(), power)).collect(),
+            boards: boards.map(|(board, power)| (board.uuid.to_owned(), power)).collect(),
             pods: pods.map(|(pod, power)| (pod.clone(), *power)).collect(),
+            samples: Vec::new(),
         }
     }
 }

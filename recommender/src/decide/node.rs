@@ -14,14 +14,15 @@ use serde::Serialize;
 
 use super::{
     domain::DomainView,
-    fleet::{Fleet, is_owned},
+    fleet::{Board, Fleet, Pod, is_owned},
     grants::Holding,
     groups::Groups,
+    offers::{self, Offer},
     policy::{PolicyView, Verdict},
     promise,
     readings::Readings,
 };
-use crate::observation::{Observation, PodName};
+use crate::observation::Observation;
 
 /// CPUs are slowed no further than this share of their highest clock: devices starve without them.
 const CPU_FLOOR: f64 = 0.6;
@@ -47,8 +48,10 @@ pub struct Decided<'a> {
     pub domains: &'a [DomainView],
     /// Each node's grant, by index.
     pub grants: &'a [Option<Watts>],
+    /// What each node offers to new pods, by index.
+    pub offers: &'a [Option<Offer>],
     /// Devices that work in step.
-    pub groups: &'a Groups<'a>,
+    pub groups: &'a Groups,
     /// The policies, each with what it asks for (none when it is off or not understood).
     pub policies: &'a [(PolicyView<'a>, Option<Verdict<'a>>)],
 }
@@ -59,7 +62,7 @@ pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> 
     let mut gpus = gpu_ceilings(decided, readings);
     let mut hosts = vec![false; fleet.nodes.len()];
     for (view, _) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
-        for at in view.pods.values().filter_map(|pod| fleet.node(&pod.node)) {
+        for at in view.pods.iter().filter_map(|pod| pod.node) {
             hosts[at] = true;
         }
     }
@@ -76,7 +79,13 @@ pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> 
             let grant = decided.grants[at];
             let spec = if capped {
                 let gpus = gpus.into_values().collect();
-                capped_spec(at, grant, &domains_of[at], gpus, fleet, observation.agent_lease_seconds)
+                let spec = capped_spec(at, grant, &domains_of[at], gpus, fleet, observation.agent_lease_seconds);
+                let offer = decided.offers[at];
+                NodeFrequenciesSpec {
+                    offer_watts: offer.map(|offer| offer.watts),
+                    requested_watts: offer.map(|offer| offer.requested),
+                    ..spec
+                }
             } else {
                 fleet.nodes[at].frequencies?;
                 NodeFrequenciesSpec { release: true, ..NodeFrequenciesSpec::default() }
@@ -107,6 +116,7 @@ fn change(
     spec.node_name = node.name.to_owned();
     if let Some(existing) = existing {
         (spec.epoch, spec.committed_watts) = (existing.epoch, existing.committed_watts);
+        spec.committed_offer_watts = existing.committed_offer_watts;
     }
     // An object of an earlier Node of this name would be deleted with it, and the node's commitment forgotten.
     let adopted = node.frequencies.is_some_and(|object| !is_owned(object, node.facts));
@@ -116,6 +126,8 @@ fn change(
     let (standing, grant) = (existing.map(|spec| spec.epoch), spec.power_limit_watts.map(Watts::new));
     let promise = promise::next(holding, standing, observation.epoch, grant, changed)?;
     (spec.epoch, spec.committed_watts) = (promise.epoch, promise.committed.map(Watts::ceil));
+    let offer = spec.offer_watts.map(|watts| Offer { watts, requested: spec.requested_watts.unwrap_or_default() });
+    spec.committed_offer_watts = offers::committed(node.frequencies, offer);
     let object: Option<&NodeFrequencies> = observation.frequencies.get(node.name).map(AsRef::as_ref);
     Some(NodeWrite {
         name: node.name.to_owned(),
@@ -184,31 +196,31 @@ fn cpu_ceilings(at: usize, grant: Option<Watts>, domains: &[&DomainView], fleet:
 
 /// The ceilings of each node's GPUs, by UUID: the lowest of what policies ask for.
 fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<String, GpuCeiling>> {
-    let &Readings { fleet, observation, .. } = readings;
+    let &Readings { fleet, .. } = readings;
     let mut nodes = vec![BTreeMap::new(); fleet.nodes.len()];
     let mut ask = |at: usize, ceiling: GpuCeiling| {
         let ceilings: &mut BTreeMap<String, GpuCeiling> = &mut nodes[at];
         let both = ceilings.remove(&ceiling.uuid).map_or(ceiling.clone(), |other| lower(other, ceiling));
         ceilings.insert(both.uuid.clone(), both);
     };
-    let set_by: BTreeMap<_, _> = decided.policies.iter().map(|(view, _)| (view.set_by(), view)).collect();
-    for (uuid, (at, ceiling)) in &fleet.ceilings {
-        if set_by.get(&ceiling.set_by).is_some_and(|view| stands(view, uuid, *at, readings)) {
-            ask(*at, (*ceiling).clone());
+    for (view, _) in decided.policies {
+        let set_by = view.set_by();
+        let standing = fleet.ceilings_by(&set_by);
+        for (_, at, ceiling) in standing.filter(|(board, at, _)| stands(view, board, *at, readings)) {
+            ask(at, ceiling.clone());
         }
     }
     for (view, verdict) in decided.policies.iter().filter(|(view, _)| view.enforces()) {
         let Some(verdict) = verdict else { continue };
-        for (uuid, limit) in &verdict.limits {
-            let reading = observation.telemetry.gpus.get(uuid);
-            let Some(at) = fleet.node_of_gpu(uuid, reading) else { continue };
+        for (board, limit) in view.devices.iter().zip(&verdict.limits) {
+            let Some(at) = board.node else { continue };
             let ceiling = GpuCeiling {
-                uuid: uuid.clone(),
-                max_graphics_megahertz: verdict.ceilings.of(uuid).map(|ceiling| ceiling.get()),
+                uuid: board.uuid.to_owned(),
+                max_graphics_megahertz: verdict.ceilings.of(board).map(|ceiling| ceiling.get()),
                 // The bounds of the field: one value outside them and the API server refuses the whole object.
                 power_limit_watts: Some(limit.floor().clamp(1, 100_000)),
                 shed_order: view.policy.as_ref().map_or(0, |policy| view.permission.priority_on(at, policy.priority)),
-                group: decided.groups.name(uuid).map(str::to_owned),
+                group: decided.groups.name(board).map(str::to_owned),
                 reason: Reason::PolicyCap.to_string(),
                 set_by: view.set_by(),
             };
@@ -219,32 +231,27 @@ fn gpu_ceilings(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<BTreeMap<
 }
 
 /// Whether a ceiling that a policy set earlier stands although the policy does not ask for it now.
-pub fn stands(view: &PolicyView<'_>, uuid: &str, at: usize, readings: &Readings<'_>) -> bool {
-    let &Readings { fleet, observation, .. } = readings;
+pub fn stands(view: &PolicyView<'_>, board: &Board<'_>, at: usize, readings: &Readings<'_>) -> bool {
     if view.policy.is_err() {
         return true;
     }
     if view.is_unresolved() {
-        return !is_foreign(view, uuid, readings);
+        return !is_foreign(view, board, readings);
     }
-    let uuids = [view.devices.contains_key(uuid), view.shared.contains_key(uuid), view.barred.contains_key(uuid)];
-    let asked_for = uuids.contains(&true);
-    let on_node = || view.pods.values().any(|pod| fleet.node(&pod.node) == Some(at));
+    let asked_for = board.tenants.iter().any(|pod| view.place(*pod).is_some());
+    let on_node = || view.pods.iter().any(|pod| pod.node == Some(at));
     if asked_for || !view.enforces() || !on_node() || !view.permission.acts_on(Some(at)) {
         return false;
     }
     // The policy still has pods on this node, and nobody says whose the device is: labels get lost.
-    let reading = observation.telemetry.gpus.get(uuid);
-    let others = reading.is_some_and(|reading| !fleet.running_tenants(reading).is_empty());
-    !(others && readings.of_board(uuid).is_ok())
+    board.tenants.is_empty() || readings.of_board(board).is_err()
 }
 
 /// Whether pods are known to use a device, of which none can be the policy's: they are of other namespaces.
-fn is_foreign(view: &PolicyView<'_>, uuid: &str, readings: &Readings<'_>) -> bool {
-    let Some(reading) = readings.observation.telemetry.gpus.get(uuid) else { return false };
-    let tenants = readings.fleet.running_tenants(reading);
-    let may_be_ours = |pod: &&PodName| Some(&pod.namespace) == view.object.metadata.namespace.as_ref();
-    !tenants.is_empty() && !tenants.iter().any(may_be_ours)
+fn is_foreign(view: &PolicyView<'_>, board: &Board<'_>, readings: &Readings<'_>) -> bool {
+    let namespace = view.object.metadata.namespace.as_ref();
+    let may_be_ours = |pod: &Pod<'_>| Some(&pod.facts.name.namespace) == namespace;
+    !board.tenants.is_empty() && !readings.fleet.tenants_of(board).any(may_be_ours)
 }
 
 /// Of two ceilings of one device the lower in each respect; the lower clock names who is to be asked.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use powercap_common::{api::PowerScope, condition::Truth, policy::Policy, reason::Reason, units::Watts};
 use serde::Serialize;
 
-use super::{policy::PolicyView, steady::settled};
+use super::{policy::PolicyView, readings::Readings, steady::settled};
 use crate::{
     model::{
         course::Course,
@@ -52,8 +52,9 @@ impl Outlook {
 }
 
 /// What is known of a policy's past.
-pub fn of_policy(view: &PolicyView<'_>, policy: &Policy, history: &History, now: Timestamp) -> Window {
-    let now = history.span.step(now);
+pub fn of_policy(view: &PolicyView<'_>, policy: &Policy, readings: &Readings<'_>) -> Window {
+    let history = &readings.observation.telemetry.history;
+    let now = history.span.step(readings.now);
     let mut window = history.policies.get(&policy.id).cloned().unwrap_or_default();
     let before = window.known(now).next().map_or(now + 1, |(step, _)| step);
     // Of devices that are shared with others nobody knows whose power it was.
@@ -66,12 +67,13 @@ pub fn of_policy(view: &PolicyView<'_>, policy: &Policy, history: &History, now:
             sums.set(step, sums.at(step).unwrap_or_default() + watts);
         }
     };
-    for (uuid, reading) in &view.devices {
-        let since = reading.tenants.iter().filter_map(|pod| since(view.pods.get(pod)?, history.span)).max();
-        history.boards.get(*uuid).zip(since).into_iter().for_each(|(course, since)| add(course, since));
+    for board in &view.devices {
+        let since =
+            board.tenants.iter().filter_map(|pod| since(view.pods[view.place(*pod)?].facts, history.span)).max();
+        board.course.zip(since).into_iter().for_each(|(course, since)| add(course, since));
     }
-    for (name, pod) in view.pods.iter().filter(|_| policy.scope == PowerScope::DevicesAndHost) {
-        let known = history.pods.get(*name).zip(since(pod, history.span));
+    for pod in view.pods.iter().filter(|_| policy.scope == PowerScope::DevicesAndHost) {
+        let known = pod.course.zip(since(pod.facts, history.span));
         known.into_iter().for_each(|(course, since)| add(course, since));
     }
     sums.known(now).for_each(|(step, watts)| window.set(step, watts));

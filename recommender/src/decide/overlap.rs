@@ -5,11 +5,14 @@
 //! later ones can give it, so that the watts that the device then leaves go to their others; and on that device
 //! its floor counts, not theirs.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::cmp::Reverse;
 
 use powercap_common::{policy::ClockFloor, units::Watts};
 
-use super::policy::{PolicyView, Verdict};
+use super::{
+    fleet::Board,
+    policy::{PolicyView, Verdict},
+};
 
 /// What comes first on a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,34 +26,38 @@ pub struct First {
 }
 
 /// The devices on which a policy that was judged already comes first.
-#[derive(Default)]
-pub struct Taken<'a>(HashMap<&'a str, First>);
+pub struct Taken(Vec<Option<First>>);
 
-impl<'a> Taken<'a> {
+impl Taken {
+    /// Of so many boards none yet.
+    pub fn none_of(boards: usize) -> Self {
+        Self(vec![None; boards])
+    }
+
     /// What comes first on this device.
-    pub fn first(&self, uuid: &str) -> Option<First> {
-        self.0.get(uuid).copied()
+    pub fn first(&self, board: &Board<'_>) -> Option<First> {
+        self.0[board.at]
     }
 
     /// Notes what a policy that enforces gives its devices.
-    pub fn note(&mut self, by: usize, view: &PolicyView<'a>, verdict: &Verdict<'_>) {
+    pub fn note(&mut self, by: usize, view: &PolicyView<'_>, verdict: &Verdict<'_>) {
         let Some(policy) = view.policy.as_ref().ok().filter(|_| view.enforces()) else { return };
-        for uuid in view.devices.keys() {
-            let Some(limit) = verdict.limits.get(*uuid).copied() else { continue };
-            let first = self.0.entry(uuid).or_insert(First { by, most: limit, clock_floor: policy.clock_floor });
+        for (board, &limit) in view.devices.iter().zip(&verdict.limits) {
+            let first = self.0[board.at].get_or_insert(First { by, most: limit, clock_floor: policy.clock_floor });
             first.most = first.most.min(limit);
         }
     }
 }
 
 /// The views by their place, who comes first before the others. `views` are in the order of their names.
-pub fn precedence(views: &[PolicyView<'_>]) -> Vec<usize> {
-    let mut order: Vec<_> = (0..views.len()).collect();
-    order.sort_by_key(|&at| {
-        let PolicyView { object, permission, .. } = &views[at];
+pub fn precedence<'v, 'a: 'v>(views: impl Iterator<Item = &'v PolicyView<'a>>) -> Vec<usize> {
+    let rank = |(at, view): (usize, &PolicyView<'_>)| {
+        let PolicyView { object, permission, .. } = view;
         let born = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
         // One without a time of creation is not stored yet: the youngest.
-        (Reverse(permission.priority(object.spec.priority)), born.is_none(), born)
-    });
-    order
+        (Reverse(permission.priority(object.spec.priority)), born.is_none(), born, at)
+    };
+    let mut order: Vec<_> = views.enumerate().map(rank).collect();
+    order.sort();
+    order.into_iter().map(|(.., at)| at).collect()
 }

@@ -5,7 +5,7 @@
 //! on top when power crosses the capping threshold: a lower clock draws less for the same work. Neither goes
 //! below what `spec.performance` allows, in which the cap is given up first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use powercap_common::{
@@ -19,7 +19,7 @@ use powercap_common::{
 use super::{
     ceiling::Pressure,
     claims::Device,
-    fleet::{self, Fleet},
+    fleet::{self, Board, Fleet, Pod},
     groups::Groups,
     labelled::Labelled,
     node,
@@ -33,8 +33,8 @@ use super::{
     throttle::{self, Ceilings, UNKNOWN_IDLE},
 };
 use crate::{
-    algorithms::{self, Algorithm, Uniform},
-    observation::{Apart, GpuReading, Hold, Observation, PodFacts, PodName, fresh},
+    algorithms::{self, Algorithm},
+    observation::{Apart, Hold, Observation, PodName, fresh},
 };
 
 /// After a change of a ceiling, readings younger than this may still be of before: the clock lock takes
@@ -50,13 +50,13 @@ pub struct PolicyView<'a> {
     /// By which it shares its cap out.
     pub algorithm: Box<dyn Algorithm>,
     /// Running pods that it selects.
-    pub pods: BTreeMap<&'a PodName, &'a PodFacts>,
-    /// Their devices, those shared with pods of others apart.
-    pub devices: BTreeMap<&'a str, &'a GpuReading>,
+    pub pods: Vec<&'a Pod<'a>>,
+    /// Their devices, those shared with pods of others apart. These and those below are in their order.
+    pub devices: Vec<&'a Board<'a>>,
     /// Devices that it shares with pods that it does not select, and its part of them.
-    pub shared: BTreeMap<&'a str, (&'a GpuReading, f64)>,
+    pub shared: Vec<(&'a Board<'a>, f64)>,
     /// Its own devices on nodes whose domains let it do less than elsewhere.
-    pub barred: BTreeMap<&'a str, &'a GpuReading>,
+    pub barred: Vec<&'a Board<'a>>,
     /// What its target led to.
     pub target: Option<FoundTarget>,
     /// Why its target is not known now.
@@ -75,10 +75,12 @@ pub struct Verdict<'a> {
     pub apart: Vec<(String, &'a Apart)>,
     /// Whether capping is triggered.
     pub triggered: Truth,
-    /// The power limit of each of its devices.
-    pub limits: BTreeMap<String, Watts>,
+    /// The power limit of each of its devices, in their order.
+    pub limits: Vec<Watts>,
     /// The clock ceilings of its devices.
     pub ceilings: Ceilings,
+    /// How far down they are.
+    pub floor_reached: FloorReached,
     /// When a ceiling was last changed.
     pub changed_at: Option<Timestamp>,
     /// What its devices draw together at their lowest settings.
@@ -94,7 +96,18 @@ pub struct Verdict<'a> {
     /// Why its algorithm's shares were not used.
     pub refused: Option<Hold>,
     /// Its devices on which a policy that comes first has the say.
-    pub overlapped: Vec<(&'a str, First)>,
+    pub overlapped: Vec<(&'a Board<'a>, First)>,
+}
+
+/// Whether the ceilings of a policy's devices are as low as they may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloorReached {
+    /// Some may go lower.
+    No,
+    /// They are, and the readings may still be of before.
+    Ordered,
+    /// They are, and the readings are of that.
+    Measured,
 }
 
 /// Watts of a cap that are not for the policy's own devices.
@@ -112,16 +125,16 @@ impl<'a> PolicyView<'a> {
     /// Understands one policy. `pods_in` are the running pods of its namespace, if there are any.
     pub fn of(
         object: &Arc<PowerCappingPolicy>,
-        pods_in: Option<&mut Labelled<'a, &'a PodFacts>>,
+        pods_in: Option<&mut Labelled<'a, &'a Pod<'a>>>,
         rules: &Rules<'_>,
-        fleet: &Fleet<'a>,
+        fleet: &'a Fleet<'a>,
         observation: &'a Observation,
     ) -> Self {
         let (mut policy, algorithm) = understood(object);
         let active = policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off);
         let selection = active.map(|policy| Selection::of(policy, object, pods_in, observation)).unwrap_or_default();
         let Selection { mut pods, target, trouble } = selection;
-        let chosen = pods.values().copied();
+        let chosen = pods.iter().copied();
         let permission = active.map(|policy| Permission::of(policy, chosen, rules, fleet, observation));
         let permission = permission.unwrap_or_default();
         if let Ok(policy) = &mut policy {
@@ -130,19 +143,21 @@ impl<'a> PolicyView<'a> {
                 pods.clear();
             }
         }
-        let (mut devices, mut shared, mut barred) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for uuid in pods.keys().filter_map(|pod| fleet.devices_of.get(pod)).flatten() {
-            let Some(reading) = observation.telemetry.gpus.get(*uuid) else { continue };
-            let tenants = fleet.running_tenants(reading);
-            let ours = tenants.iter().filter(|tenant| pods.contains_key(*tenant)).count();
-            let node = fleet.node_of_gpu(uuid, Some(reading));
-            if ours < tenants.len() && !permission.shares_on(node) {
+        let mut boards: Vec<_> = pods.iter().flat_map(|pod| fleet.boards_of(pod)).collect();
+        boards.sort_by_key(|board| board.at);
+        boards.dedup_by_key(|board| board.at);
+        let (mut devices, mut shared, mut barred) = (Vec::new(), Vec::new(), Vec::new());
+        for board in boards {
+            let tenants = &board.tenants;
+            let is_ours = |tenant: &&usize| pods.binary_search_by_key(*tenant, |pod| pod.at).is_ok();
+            let ours = tenants.iter().filter(is_ours).count();
+            if ours < tenants.len() && !permission.shares_on(board.node) {
                 #[expect(clippy::cast_precision_loss, reason = "a device has few tenants")]
-                shared.insert(*uuid, (reading, ours as f64 / tenants.len() as f64));
-            } else if permission.acts_on(node) {
-                devices.insert(*uuid, reading);
+                shared.push((board, ours as f64 / tenants.len() as f64));
+            } else if permission.acts_on(board.node) {
+                devices.push(board);
             } else {
-                barred.insert(*uuid, reading);
+                barred.push(board);
             }
         }
         Self {
@@ -157,6 +172,28 @@ impl<'a> PolicyView<'a> {
             trouble,
             permission,
         }
+    }
+
+    /// The place of a board among its devices, if it is one of them.
+    pub fn device(&self, board: &Board<'_>) -> Option<usize> {
+        self.devices.binary_search_by_key(&board.at, |board| board.at).ok()
+    }
+
+    /// Every board that its pods use.
+    pub fn boards(&self) -> impl Iterator<Item = &'a Board<'a>> {
+        let shared = self.shared.iter().map(|(board, _)| board);
+        self.devices.iter().chain(shared).chain(&self.barred).copied()
+    }
+
+    /// Where among its pods the running pod of this place stands, if it selects it.
+    pub fn place(&self, pod: usize) -> Option<usize> {
+        self.pods.binary_search_by_key(&pod, |pod| pod.at).ok()
+    }
+
+    /// The running pod of this name, if it selects it.
+    pub fn named(&self, name: &PodName) -> Option<&'a Pod<'a>> {
+        let at = self.pods.binary_search_by_key(&name, |pod| &pod.facts.name).ok()?;
+        self.pods.get(at).copied()
     }
 
     /// Whether it writes ceilings.
@@ -185,23 +222,22 @@ impl<'a> PolicyView<'a> {
 
 /// The policy and its algorithm; nobody understands one whose algorithm nobody knows.
 fn understood(object: &PowerCappingPolicy) -> (Result<Policy, PolicyError>, Box<dyn Algorithm>) {
-    match algorithms::named(&object.spec.algorithm) {
-        Ok(algorithm) => (Policy::try_from(object), algorithm),
-        Err(error) => (Err(PolicyError::Algorithm(error.to_string())), Box::new(Uniform)),
-    }
+    let policy = Policy::try_from(object);
+    let algorithm = algorithms::made(policy.as_ref().map(|policy| policy.algorithm).unwrap_or_default());
+    (policy, algorithm)
 }
 
 /// Judges one policy that is understood and not off.
 pub fn judge<'a>(
     view: &PolicyView<'a>,
     policy: &Policy,
-    taken: &Taken<'a>,
-    groups: &Groups<'_>,
+    taken: &Taken,
+    groups: &Groups,
     readings: &Readings<'a>,
 ) -> Verdict<'a> {
-    let &Readings { fleet, observation, now, .. } = readings;
+    let &Readings { observation, now, .. } = readings;
     let old = view.object.status.clone().unwrap_or_default();
-    let host = host_power(view, policy, observation, now);
+    let host = host_power(view, policy, readings);
     let lost = lost(view, readings);
     let measured = device_power(view, &lost, readings);
     let parts = shared_power(view, readings);
@@ -213,44 +249,49 @@ pub fn judge<'a>(
     let beside = Beside {
         host: reserved(policy, old.host_reserve_watts, host.as_ref().ok().copied()),
         shared: parts.as_ref().ok().copied().unwrap_or_default(),
-        lost: lost.values().map(|ceiling| kept(ceiling, fleet)).sum(),
+        lost: lost.iter().map(|(board, ceiling)| kept(board, ceiling)).sum(),
     };
     let for_devices = policy.cap.saturating_sub(beside.host + beside.shared + beside.lost);
     let target = policy.capping_threshold.saturating_sub(host.unwrap_or(beside.host) + beside.shared);
-    let overlapped: Vec<_> =
-        view.devices.keys().filter_map(|uuid| Some((*uuid, taken.first(uuid).filter(|_| view.enforces())?))).collect();
-    let devices = devices(view, policy, &overlapped, fleet);
+    let first = |board: &Board<'_>| taken.first(board).filter(|_| view.enforces());
+    let overlapped: Vec<_> = view.devices.iter().filter_map(|board| Some((*board, first(board)?))).collect();
+    let devices = devices(view, policy, first);
     let shared = share::out(view, &devices, for_devices, target, groups, readings);
     let blind = parts.is_err() || !lost.is_empty();
     let limit = |(device, share): (&Device<'_>, Watts)| {
         // Others may draw what they did while nobody tells: nothing is raised on that.
-        let standing = fleet.ceilings.get(device.uuid).filter(|_| blind);
+        let standing = device.board.ceiling.filter(|_| blind);
         let standing = standing.and_then(|(_, ceiling)| ceiling.power_limit_watts);
-        (device.uuid.to_owned(), standing.map_or(share, |standing| share.min(Watts::new(standing))))
+        standing.map_or(share, |standing| share.min(Watts::new(standing)))
     };
-    let limits: BTreeMap<_, _> = devices.iter().zip(shared.limits).map(limit).collect();
+    let limits: Vec<_> = devices.iter().zip(shared.limits).map(limit).collect();
 
     let triggered = triggered(policy, &power, condition::truth(&old.conditions, kind::CAP_TRIGGERED));
     let edited = old.observed_generation.is_some() && old.observed_generation != view.object.metadata.generation;
     let last_change = observation.steps.get(&policy.id).copied();
     let apart = apart(view, readings);
     let present = shared.throttle.present();
-    let ceilings = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
+    let (ceilings, settled) = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
         Some((loads, oldest)) => {
             let settled = last_change.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
             let pressure = pressure(policy, &power, edited, settled).unless(!apart.is_empty());
-            shared.throttle.next(pressure, &loads, settled && power.is_ok() && apart.is_empty())
+            (shared.throttle.next(pressure, &loads, settled && power.is_ok() && apart.is_empty()), settled)
         }
         // Without readings everything stays as it is.
-        None => present.clone(),
+        None => (present.clone(), devices.is_empty()),
+    };
+    let floor_reached = match shared.throttle.is_at_floor(&ceilings) {
+        false => FloorReached::No,
+        true if settled && ceilings == present => FloorReached::Measured,
+        true => FloorReached::Ordered,
     };
     let changed_at = if ceilings == present { last_change } else { Some(now) };
-    let floor = devices.iter().map(|device| device.board.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
+    let floor = devices.iter().map(|device| device.board.told.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
     let performance_floor = performance_floor(policy, &devices, &overlapped);
     let clocks = clocks(view, readings);
     let refused = shared.refused;
     let history = &observation.telemetry.history;
-    let past = outlook::of_policy(view, policy, history, now);
+    let past = outlook::of_policy(view, policy, readings);
     let outlook = Outlook::of(past, power.as_ref().ok().copied(), history, now);
     Verdict {
         power,
@@ -259,6 +300,7 @@ pub fn judge<'a>(
         triggered,
         limits,
         ceilings,
+        floor_reached,
         changed_at,
         floor,
         performance_floor,
@@ -271,32 +313,28 @@ pub fn judge<'a>(
 }
 
 /// What is known of each of its devices, in their order.
-fn devices<'a>(
-    view: &PolicyView<'a>,
-    policy: &Policy,
-    overlapped: &[(&'a str, First)],
-    fleet: &Fleet<'a>,
-) -> Vec<Device<'a>> {
-    let mut overlapped = overlapped.iter().peekable();
-    let device = |uuid: &&'a str| {
-        let first = overlapped.next_if(|(taken, _)| taken == uuid).map(|(_, first)| first);
-        let board = fleet.boards.get(uuid).map(|(_, board)| *board);
+fn devices<'a>(view: &PolicyView<'a>, policy: &Policy, first: impl Fn(&Board<'_>) -> Option<First>) -> Vec<Device<'a>> {
+    let device = |board: &&'a Board<'a>| {
+        let first = first(board);
         let floor = first.map_or(policy.clock_floor, |first| first.clock_floor);
         // A board that nobody has told of has no clock that could be a share of its highest.
-        let bounds = board.zip(floor).filter(|(board, _)| board.max_graphics_megahertz > 0);
+        let bounds = board.told.zip(floor).filter(|(told, _)| told.max_graphics_megahertz > 0);
         Device {
-            uuid,
             board,
-            lowest_by_floor: bounds.map(|(board, floor)| performance::lowest_clock(board, floor)),
-            least_by_floor: bounds.map(|(board, floor)| performance::lowest_limit(board, floor)),
+            lowest_by_floor: bounds.map(|(told, floor)| performance::lowest_clock(told, floor)),
+            least_by_floor: bounds.map(|(told, floor)| performance::lowest_limit(told, floor)),
             most_by_others: first.map(|first| first.most),
         }
     };
-    view.devices.keys().map(device).collect()
+    view.devices.iter().map(device).collect()
 }
 
 /// What the devices draw at the lowest clocks that the policy may ask of them, and the field that binds.
-fn performance_floor(policy: &Policy, devices: &[Device<'_>], overlapped: &[(&str, First)]) -> Option<(Watts, String)> {
+fn performance_floor(
+    policy: &Policy,
+    devices: &[Device<'_>],
+    overlapped: &[(&Board<'_>, First)],
+) -> Option<(Watts, String)> {
     let own = policy.clock_floor.filter(|_| overlapped.len() < devices.len()).map(|floor| floor.field.to_string());
     let others = || {
         let floor = overlapped.iter().find_map(|(_, first)| first.clock_floor)?;
@@ -304,7 +342,7 @@ fn performance_floor(policy: &Policy, devices: &[Device<'_>], overlapped: &[(&st
     };
     let field = own.or_else(others)?;
     let draws = |device: &Device<'_>| {
-        let lowest = device.board.map_or(UNKNOWN_IDLE, fleet::floor);
+        let lowest = device.board.told.map_or(UNKNOWN_IDLE, fleet::floor);
         lowest.max(device.least_by_floor.unwrap_or_default())
     };
     Some((devices.iter().map(draws).sum(), field))
@@ -330,28 +368,27 @@ fn triggered(policy: &Policy, power: &Result<Watts, Hold>, before: Truth) -> Tru
 }
 
 /// CPU power of the pods, where the policy counts it.
-fn host_power(
-    view: &PolicyView<'_>,
-    policy: &Policy,
-    observation: &Observation,
-    now: Timestamp,
-) -> Result<Watts, Hold> {
+fn host_power(view: &PolicyView<'_>, policy: &Policy, readings: &Readings<'_>) -> Result<Watts, Hold> {
     if policy.scope == PowerScope::Devices {
         return Ok(Watts::ZERO);
     }
-    let telemetry = &observation.telemetry;
-    let of_pod = |pod: &&PodName| {
-        let (name, what) = (pod.to_string(), format!("the CPU use of pod {pod}"));
-        let (sample, trouble) = (telemetry.pod_cpu.get(*pod), telemetry.trouble_of_cpu(&name));
-        fresh(sample, &what, trouble, now, observation.stale_after()).map(|sample| sample.value)
+    let &Readings { observation, now, .. } = readings;
+    let of_pod = |pod: &&Pod<'_>| {
+        if let Some(sample) = readings.cpu_of(pod) {
+            return Ok(sample.value);
+        }
+        let name = &pod.facts.name;
+        let trouble = observation.telemetry.trouble_of_cpu(&name.to_string());
+        let what = format_args!("the CPU use of pod {name}");
+        fresh(pod.cpu, &what, trouble, now, observation.stale_after()).map(|sample| sample.value)
     };
-    view.pods.keys().map(of_pod).sum()
+    view.pods.iter().map(of_pod).sum()
 }
 
 /// Power of the pods' own devices.
 fn device_power(
     view: &PolicyView<'_>,
-    lost: &BTreeMap<&str, &GpuCeiling>,
+    lost: &[(&Board<'_>, &GpuCeiling)],
     readings: &Readings<'_>,
 ) -> Result<Watts, Hold> {
     let problem = readings.observation.telemetry.gpu_problem.as_ref();
@@ -361,65 +398,63 @@ fn device_power(
         return Err(problem.clone());
     }
     let nothing = |what: String| problem.cloned().unwrap_or_else(|| Hold::new(Reason::NoData, what));
-    if let Some(pod) = view.pods.values().find(|pod| readings.fleet.is_without_device(pod)) {
-        return Err(nothing(format!("no reading names a GPU of pod {}", pod.name)));
+    if let Some(pod) = view.pods.iter().find(|pod| pod.is_without_device()) {
+        return Err(nothing(format!("no reading names a GPU of pod {}", pod.facts.name)));
     }
-    if let Some(uuid) = lost.keys().next() {
+    if let Some((Board { uuid, .. }, _)) = lost.first() {
         let trouble = readings.observation.telemetry.gpu_rejected.get(*uuid).cloned();
         return Err(trouble.unwrap_or_else(|| nothing(format!("no reading tells any more whose {uuid} is"))));
     }
-    view.devices.keys().map(|uuid| Ok(readings.of_board(uuid)?.power.value)).sum()
+    view.devices.iter().map(|board| Ok(readings.of_board(board)?.power.value)).sum()
 }
 
 /// The policy's part of the power of devices that it shares, and all of that of devices on which it may not act.
 fn shared_power(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<Watts, Hold> {
-    let part = |(uuid, (_, part)): (&&str, &(_, f64))| Ok(readings.of_board(uuid)?.power.value.scaled(*part));
-    let barred = view.barred.keys().map(|uuid| Ok(readings.of_board(uuid)?.power.value));
+    let part = |(board, part): &(&Board<'_>, f64)| Ok(readings.of_board(board)?.power.value.scaled(*part));
+    let barred = view.barred.iter().map(|board| Ok(readings.of_board(board)?.power.value));
     view.shared.iter().map(part).chain(barred).sum()
 }
 
 /// Devices that the policy has put a ceiling on and of which nobody tells any more whose they are. The pods
 /// may still use them: what they may draw is not for the other devices.
-fn lost<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> BTreeMap<&'a str, &'a GpuCeiling> {
+fn lost<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(&'a Board<'a>, &'a GpuCeiling)> {
     let &Readings { fleet, observation, now, .. } = readings;
     let set_by = view.set_by();
-    let ours = fleet.ceilings_by.get(set_by.as_str()).into_iter().flatten().filter(|_| view.enforces());
-    let lost = ours.filter(|(uuid, at, _)| {
+    let ours = fleet.ceilings_by(&set_by).filter(|_| view.enforces());
+    let lost = ours.filter(|(board, at, _)| {
         let node = &fleet.nodes[*at];
         let agent = node.frequencies.and_then(|object| object.status.as_ref());
         let agent = agent.filter(|_| !observation.agent_is_silent(node.name, node.frequencies, now));
         // Its agent knows whose it is, or that it is there no more.
-        let known = agent.is_some_and(|status| match fleet.boards.get(*uuid) {
-            Some((_, board)) => board.tenants.is_some(),
+        let known = agent.is_some_and(|status| match board.told {
+            Some(told) => told.tenants.is_some(),
             None => !status.gpus.is_empty(),
         });
-        let here = |pod: &&&PodFacts| fleet.node(&pod.node) == Some(*at);
-        let in_search = || view.pods.values().filter(here).any(|pod| fleet.is_without_device(pod));
+        let in_search = || view.pods.iter().any(|pod| pod.node == Some(*at) && pod.is_without_device());
         !known
-            && node::stands(view, uuid, *at, readings)
-            && (in_search() || observation.telemetry.gpus.get(*uuid).is_none_or(|gpu| gpu.power.is_none()))
+            && node::stands(view, board, *at, readings)
+            && (in_search() || board.reading.is_none_or(|gpu| gpu.power.is_none()))
     });
-    lost.map(|(uuid, _, ceiling)| (*uuid, *ceiling)).collect()
+    lost.map(|(board, _, ceiling)| (board, ceiling)).collect()
 }
 
 /// What a lost device may draw.
-fn kept(ceiling: &GpuCeiling, fleet: &Fleet<'_>) -> Watts {
-    let most = || fleet.boards.get(ceiling.uuid.as_str()).map(|(_, board)| board.max_power_limit_watts);
+fn kept(board: &Board<'_>, ceiling: &GpuCeiling) -> Watts {
+    let most = || board.told.map(|told| told.max_power_limit_watts);
     ceiling.power_limit_watts.or_else(most).map(Watts::new).unwrap_or_default()
 }
 
 /// Devices of which two sources tell different power.
 fn apart<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(String, &'a Apart)> {
-    let of = |uuid: &&str| Some(((*uuid).to_owned(), readings.of_board(uuid).ok()?.apart?));
-    view.devices.keys().chain(view.shared.keys()).chain(view.barred.keys()).filter_map(of).collect()
+    view.boards().filter_map(|board| Some((board.uuid.to_owned(), readings.of_board(board).ok()?.apart?))).collect()
 }
 
 /// Whether every device's clock is known.
 fn clocks(view: &PolicyView<'_>, readings: &Readings<'_>) -> Result<(), Hold> {
-    for uuid in view.devices.keys() {
-        let clock = readings.of_board(uuid)?.clock;
+    for board in &view.devices {
+        let clock = readings.of_board(board)?.clock;
         if !clock.is_some_and(|clock| readings.recent(clock.at)) {
-            return Err(Hold::new(Reason::NoData, format!("no recent reading of the clock of {uuid}")));
+            return Err(Hold::new(Reason::NoData, format!("no recent reading of the clock of {}", board.uuid)));
         }
     }
     Ok(())

@@ -11,7 +11,7 @@
 //!
 //! Must hold: what is old, or more than the board can draw, is no reading, and never zero watts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use jiff::Timestamp;
 use powercap_common::{
@@ -19,7 +19,7 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 
-use super::fleet::Fleet;
+use super::fleet::{Board, Fleet, Pod};
 use crate::observation::{Apart, GpuReading, Hold, Observation, Sample, fresh};
 
 /// A board's limiter lets more than its maximum pass for moments, and sensors err; not by this much.
@@ -44,36 +44,54 @@ pub struct Readings<'a> {
     pub observation: &'a Observation,
     /// Now.
     pub now: Timestamp,
-    /// What counts of each board: reckoned once, asked for often.
-    boards: BTreeMap<&'a str, Result<Counted<'a>, Hold>>,
+    /// What counts of each board, by its place: reckoned once, asked for often.
+    counted: Vec<Result<Counted<'a>, Hold>>,
+    /// What counts of each node's CPUs, by its index.
+    cpus: Vec<Result<Counted<'a>, Hold>>,
+    /// The boards of each node, by its index: asked for by every domain around the node.
+    boards_in: Vec<Vec<&'a Board<'a>>>,
 }
 
 impl<'a> Readings<'a> {
     /// Puts them in order.
     pub fn of(fleet: &'a Fleet<'a>, observation: &'a Observation, now: Timestamp) -> Self {
-        let mut readings = Self { fleet, observation, now, boards: BTreeMap::new() };
-        let telemetry = &observation.telemetry;
-        let told = telemetry.gpus.keys().chain(telemetry.agent_gpus.keys()).map(String::as_str);
-        let all: BTreeSet<_> = told.chain(fleet.boards.keys().copied()).collect();
-        readings.boards = all.into_iter().map(|uuid| (uuid, readings.reckoned(uuid))).collect();
-        readings
+        let mut boards_in = vec![Vec::new(); fleet.nodes.len()];
+        for board in &fleet.boards {
+            board.node.into_iter().for_each(|at| boards_in[at].push(board));
+        }
+        let readings = Self { fleet, observation, now, counted: Vec::new(), cpus: Vec::new(), boards_in };
+        let counted = fleet.boards.iter().map(|board| readings.reckoned(board)).collect();
+        let cpus = fleet.nodes.iter().map(|node| readings.reckoned_of_cpus(node.name)).collect();
+        Self { counted, cpus, ..readings }
     }
 
     /// What counts of a board.
     ///
     /// # Errors
     /// Why nothing does.
-    pub fn of_board(&self, uuid: &str) -> Result<Counted<'a>, Hold> {
-        self.boards.get(uuid).cloned().unwrap_or_else(|| self.reckoned(uuid))
+    pub fn of_board(&self, board: &Board<'_>) -> Result<Counted<'a>, Hold> {
+        self.counted[board.at].clone()
     }
 
-    fn reckoned(&self, uuid: &str) -> Result<Counted<'a>, Hold> {
-        let telemetry = &self.observation.telemetry;
-        let (exporter, agent) = (telemetry.gpus.get(uuid), telemetry.agent_gpus.get(uuid));
-        let place = self.fleet.node_of_gpu(uuid, exporter).map(|at| self.fleet.nodes[at].name);
-        let what = place.map_or_else(|| uuid.to_owned(), |node| format!("{uuid} on {node}"));
-        let maximum = self.fleet.boards.get(uuid).map(|(_, board)| Watts::new(board.max_power_limit_watts));
-        let trouble = telemetry.trouble_of_gpu(uuid);
+    /// What counts of a node's CPUs, by the node's index.
+    ///
+    /// # Errors
+    /// Why nothing does.
+    pub fn of_cpus(&self, at: usize) -> Result<Counted<'a>, Hold> {
+        self.cpus[at].clone()
+    }
+
+    /// The boards of a node: those that its agent tells of, and those that an exporter does.
+    pub fn boards_of(&self, at: usize) -> &[&'a Board<'a>] {
+        self.boards_in.get(at).map_or(&[], Vec::as_slice)
+    }
+
+    fn reckoned(&self, board: &Board<'a>) -> Result<Counted<'a>, Hold> {
+        let (exporter, agent) = (board.reading, board.by_agent);
+        let place = board.node.map(|at| self.fleet.nodes[at].name);
+        let what = What { uuid: board.uuid, place };
+        let maximum = board.told.map(|told| Watts::new(told.max_power_limit_watts));
+        let trouble = self.observation.telemetry.trouble_of_gpu(board.uuid);
         let usable = |reading: Option<&GpuReading>| {
             let power = reading.and_then(|reading| reading.power.as_ref());
             let sample = self.fresh(power, &what, trouble)?;
@@ -81,9 +99,9 @@ impl<'a> Readings<'a> {
         };
         let clock = |reading: Option<&GpuReading>| reading.and_then(|reading| reading.clock);
         let by = |power, one, other| Counted { power, clock: clock(one).or_else(|| clock(other)), apart: None };
-        match (usable(exporter), usable(agent)) {
-            (Ok(exporters), Ok(agents)) => {
-                let apart = self.apart(uuid);
+        match (usable(exporter), agent.map(|agent| usable(Some(agent)))) {
+            (Ok(exporters), Some(Ok(agents))) => {
+                let apart = self.apart(board.uuid);
                 let (power, one, other) = if apart.is_some() && agents.value > exporters.value {
                     (agents, agent, exporter)
                 } else {
@@ -91,39 +109,40 @@ impl<'a> Readings<'a> {
                 };
                 Ok(Counted { apart, ..by(power, one, other) })
             }
-            (Ok(power), Err(_)) => Ok(by(power, exporter, agent)),
-            (Err(_), Ok(power)) => Ok(by(power, agent, exporter)),
+            (Ok(power), _) => Ok(by(power, exporter, agent)),
+            (Err(_), Some(Ok(power))) => Ok(by(power, agent, exporter)),
             // Where only the agent ever told, its silence is what is wrong.
-            (Err(hold), Err(agents)) => {
-                Err(if exporter.is_none_or(|gpu| gpu.power.is_none()) && agent.is_some() { agents } else { hold })
-            }
+            (Err(_), Some(Err(agents))) if exporter.is_none_or(|gpu| gpu.power.is_none()) => Err(agents),
+            (Err(hold), _) => Err(hold),
         }
     }
 
-    /// Power of every board of which something counts, by UUID.
-    pub fn counted(&self) -> impl Iterator<Item = (&'a str, Sample<Watts>)> {
-        self.boards.iter().filter_map(|(uuid, counted)| Some((*uuid, counted.as_ref().ok()?.power)))
+    /// Every board of which something counts, with its power.
+    pub fn counted(&self) -> impl Iterator<Item = (&'a Board<'a>, Sample<Watts>)> {
+        let counted = self.fleet.boards.iter().zip(&self.counted);
+        counted.filter_map(|(board, counted)| Some((board, counted.as_ref().ok()?.power)))
     }
 
-    /// What counts of a node's CPUs.
-    ///
-    /// # Errors
-    /// Why nothing does.
-    pub fn of_cpus(&self, node: &str) -> Result<Counted<'a>, Hold> {
+    fn reckoned_of_cpus(&self, node: &str) -> Result<Counted<'a>, Hold> {
         let telemetry = &self.observation.telemetry;
-        let (what, trouble) = (format!("the CPUs of {node}"), telemetry.trouble_of_cpu(node));
-        let kepler = self.fresh(telemetry.node_cpu.get(node), &what, trouble);
-        let agent = self.fresh(telemetry.agent_cpu.get(node), &what, trouble);
-        let (power, apart) = match (kepler, agent) {
-            (Ok(kepler), Ok(agent)) => {
+        let trouble = telemetry.trouble_of_cpu(node);
+        let fresh = |sample| self.fresh(sample, &format_args!("the CPUs of {node}"), trouble);
+        let agent = telemetry.agent_cpu.get(node).and_then(|sample| fresh(Some(sample)).ok());
+        let (power, apart) = match (fresh(telemetry.node_cpu.get(node)), agent) {
+            (Ok(kepler), Some(agent)) => {
                 let apart = self.apart(node);
                 (if apart.is_some() && agent.value > kepler.value { agent } else { kepler }, apart)
             }
-            (Ok(kepler), Err(_)) => (kepler, None),
-            (Err(_), Ok(agent)) => (agent, None),
-            (Err(hold), Err(_)) => return Err(hold),
+            (Ok(kepler), None) => (kepler, None),
+            (Err(_), Some(agent)) => (agent, None),
+            (Err(hold), None) => return Err(hold),
         };
         Ok(Counted { power, clock: None, apart })
+    }
+
+    /// The CPU power of a pod, where a recent reading tells it.
+    pub fn cpu_of(&self, pod: &Pod<'a>) -> Option<&'a Sample<Watts>> {
+        pod.cpu.filter(|sample| self.recent(sample.at))
     }
 
     /// Whether a moment is recent.
@@ -131,7 +150,12 @@ impl<'a> Readings<'a> {
         self.now.duration_since(at).abs() <= self.observation.stale_after()
     }
 
-    fn fresh(&self, sample: Option<&Sample<Watts>>, what: &str, trouble: Option<&Hold>) -> Result<Sample<Watts>, Hold> {
+    fn fresh(
+        &self,
+        sample: Option<&Sample<Watts>>,
+        what: &impl fmt::Display,
+        trouble: Option<&Hold>,
+    ) -> Result<Sample<Watts>, Hold> {
         fresh(sample, what, trouble, self.now, self.observation.stale_after()).copied()
     }
 
@@ -142,7 +166,22 @@ impl<'a> Readings<'a> {
     }
 }
 
-fn possible(sample: Sample<Watts>, maximum: Option<Watts>, what: &str) -> Result<Sample<Watts>, Hold> {
+/// A board and its node, as people are told of them.
+struct What<'a> {
+    uuid: &'a str,
+    place: Option<&'a str>,
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some(node) => write!(f, "{} on {node}", self.uuid),
+            None => f.write_str(self.uuid),
+        }
+    }
+}
+
+fn possible(sample: Sample<Watts>, maximum: Option<Watts>, what: &What<'_>) -> Result<Sample<Watts>, Hold> {
     let most = maximum.filter(|maximum| *maximum > Watts::ZERO).map(|most| most.percent(MOST_PERCENT_OF_MAXIMUM));
     match most {
         Some(most) if sample.value > most => {

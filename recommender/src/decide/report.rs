@@ -11,6 +11,7 @@ use powercap_common::{
 };
 
 use super::{
+    fleet::Board,
     outlook,
     policy::{Beside, PolicyView, Verdict},
     readings::{Readings, differences},
@@ -38,7 +39,7 @@ pub fn judged(
     let shown = [status.peak_power_watts, status.forecast_power_watts];
     [status.peak_power_watts, status.forecast_power_watts] = verdict.outlook.shown(shown, history);
     let listed = (std::mem::take(&mut status.violators), status.violator_count);
-    (status.violators, status.violator_count) = violators(listed, view, policy, verdict, (history, now));
+    (status.violators, status.violator_count) = violators(listed, view, policy, verdict, readings);
     match outlook::trouble(history) {
         Some((truth, reason, message)) => say(&mut status, kind::HISTORY_READ, truth, reason, message),
         None => status.conditions.retain(|condition| condition.type_ != kind::HISTORY_READ),
@@ -146,7 +147,7 @@ fn beside(policy: &Policy, beside: Beside) -> String {
 
 /// The lowest limit. What follows power is shown as steadily as power is, where no limit that stands keeps it.
 fn lowest_limit(view: &PolicyView<'_>, verdict: &Verdict<'_>) -> Option<u32> {
-    let lowest = verdict.limits.values().min().copied()?;
+    let lowest = verdict.limits.iter().min().copied()?;
     let shown = view.object.status.as_ref().and_then(|status| status.recommended_device_watts);
     let follows_power = !view.algorithm.treats_all_alike() && !view.enforces();
     let shown = shown.filter(|_| follows_power);
@@ -156,7 +157,7 @@ fn lowest_limit(view: &PolicyView<'_>, verdict: &Verdict<'_>) -> Option<u32> {
 /// Which policy comes first, and on what.
 fn overlap(all: &[(PolicyView<'_>, Option<Verdict<'_>>)], verdict: &Verdict<'_>) -> Option<String> {
     let (_, first) = verdict.overlapped.first()?;
-    let devices: Vec<_> = verdict.overlapped.iter().take(3).map(|(uuid, _)| *uuid).collect();
+    let devices: Vec<_> = verdict.overlapped.iter().take(3).map(|(board, _)| board.uuid).collect();
     let more = verdict.overlapped.len().saturating_sub(devices.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
@@ -184,9 +185,11 @@ pub fn unjudged(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStat
     (status.matched_pods, status.matched_devices, status.current_power_watts) = (0, 0, None);
     (status.violators, status.violator_count) = (Vec::new(), 0);
     (status.peak_power_watts, status.forecast_power_watts) = (None, None);
+    (status.watts_stale, status.watts_stale_pods) = (Vec::new(), 0);
+    status.conditions.retain(|condition| ![kind::WATTS_CURRENT, kind::USE_KNOWN].contains(&&*condition.type_));
     if matches!(reason, Reason::SwitchedOff | Reason::NotPermitted) {
         (status.recommended_max_megahertz, status.recommended_device_watts) = (None, None);
-        status.host_reserve_watts = None;
+        (status.host_reserve_watts, status.recommendation) = (None, None);
         status.conditions.retain(|condition| condition.type_ != kind::OVERLAPPED);
     }
     say(&mut status, kind::READY, Truth::False, reason, message.clone());
@@ -210,8 +213,9 @@ fn readiness(view: &PolicyView<'_>, policy: &Policy, verdict: &Verdict<'_>) -> (
         };
         return (Truth::False, Reason::NoMatchingPods, message);
     }
-    if let Some((uuid, (reading, _))) = view.shared.first_key_value() {
-        let others: Vec<_> = reading.tenants.iter().filter(|pod| !view.pods.contains_key(pod)).take(3).collect();
+    if let Some((Board { uuid, reading, .. }, _)) = view.shared.first() {
+        let tenants = reading.iter().flat_map(|reading| &reading.tenants);
+        let others: Vec<_> = tenants.filter(|pod| view.named(pod).is_none()).take(3).collect();
         let others = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let message = format!(
             "{} of its devices are used by other pods too and are left alone: {uuid} by {others}",
@@ -252,7 +256,7 @@ fn beginning(view: &PolicyView<'_>, now: Timestamp) -> PowerCappingPolicyStatus 
 }
 
 /// Sets one condition of a status.
-fn teller(
+pub fn teller(
     view: &PolicyView<'_>,
     now: Timestamp,
 ) -> impl FnMut(&mut PowerCappingPolicyStatus, &str, Truth, Reason, String) + use<> {

@@ -10,8 +10,6 @@
 //! Must hold: a target that cannot be found uncaps nothing that was capped before. A pod that a target's
 //! selector matches and that something else controls is left alone.
 
-use std::collections::BTreeMap;
-
 use powercap_common::{
     api::{FoundTarget, PowerCappingPolicy, TargetRef},
     policy::{Chosen, Policy},
@@ -19,14 +17,14 @@ use powercap_common::{
     selector::Selector,
 };
 
-use super::labelled::Labelled;
-use crate::observation::{Hold, Observation, PodFacts, PodName, Target};
+use super::{fleet::Pod, labelled::Labelled};
+use crate::observation::{Hold, Observation, Target};
 
 /// The pods of a policy, and how they are known.
 #[derive(Default)]
 pub struct Selection<'a> {
-    /// The running ones.
-    pub pods: BTreeMap<&'a PodName, &'a PodFacts>,
+    /// The running ones, in the order of their names.
+    pub pods: Vec<&'a Pod<'a>>,
     /// What its target led to, now or when it was last found.
     pub target: Option<FoundTarget>,
     /// Why the target is not known now.
@@ -38,7 +36,7 @@ impl<'a> Selection<'a> {
     pub fn of(
         policy: &Policy,
         object: &PowerCappingPolicy,
-        pods_in: Option<&mut Labelled<'a, &'a PodFacts>>,
+        pods_in: Option<&mut Labelled<'a, &'a Pod<'a>>>,
         observation: &Observation,
     ) -> Self {
         let target_ref = match &policy.chosen {
@@ -50,7 +48,7 @@ impl<'a> Selection<'a> {
         };
         let (target, trouble) = find(policy, target_ref, object, observation);
         let selector = target.as_ref().and_then(|target| target.selector.parse::<Selector>().ok());
-        let owned = |pod: &PodFacts| target_ref.owns(pod.controller.as_ref(), &pod.labels);
+        let owned = |pod: &Pod<'_>| target_ref.owns(pod.facts.controller.as_ref(), &pod.facts.labels);
         let pods = selector.map(|selector| matching(pods_in, &selector, owned)).unwrap_or_default();
         Self { pods, target, trouble }
     }
@@ -75,10 +73,11 @@ fn find(
 }
 
 fn matching<'a>(
-    pods_in: Option<&mut Labelled<'a, &'a PodFacts>>,
+    pods_in: Option<&mut Labelled<'a, &'a Pod<'a>>>,
     selector: &Selector,
-    is_ours: impl Fn(&PodFacts) -> bool,
-) -> BTreeMap<&'a PodName, &'a PodFacts> {
-    let selected = pods_in.map(|pods| pods.selected(selector)).unwrap_or_default();
-    selected.into_iter().filter(|pod| is_ours(pod)).map(|pod| (&pod.name, pod)).collect()
+    is_ours: impl Fn(&Pod<'_>) -> bool,
+) -> Vec<&'a Pod<'a>> {
+    let mut selected = pods_in.map(|pods| pods.selected(selector)).unwrap_or_default();
+    selected.retain(|pod| is_ours(pod));
+    selected
 }

@@ -35,7 +35,7 @@ pub fn out<'a>(
     devices: &'a [Device<'a>],
     whole: Watts,
     target: Watts,
-    groups: &Groups<'_>,
+    groups: &Groups,
     readings: &Readings<'_>,
 ) -> Shared<'a> {
     let algorithm = &*view.algorithm;
@@ -52,8 +52,7 @@ pub fn out<'a>(
 
     let reported = view.object.status.as_ref().and_then(|status| status.recommended_max_megahertz);
     let reported = reported.map(Megahertz::new);
-    let written =
-        |members: &[usize]| throttle::written(members.iter().map(|at| devices[*at].uuid), &set_by, readings.fleet);
+    let written = |members: &[usize]| throttle::written(members.iter().map(|at| devices[*at].board), &set_by);
     let sets = if algorithm.treats_all_alike() {
         let members: Vec<_> = (0..devices.len()).collect();
         // The lower of what was written to nodes and what was last reported.
@@ -65,14 +64,13 @@ pub fn out<'a>(
         let targets = share_out(algorithm, target, &claims).watts;
         let mut sets = BTreeMap::<_, (Vec<usize>, Watts)>::new();
         for (at, target) in targets.into_iter().enumerate() {
-            let number = groups.number(devices[at].uuid);
+            let number = groups.number(devices[at].board);
             let (members, together) = sets.entry((number, number.map_or(at, |_| 0))).or_default();
             members.push(at);
             *together = *together + target;
         }
         // Advice is written nowhere else, and of what another policy holds lower not even that is ours.
-        let others =
-            |at: &usize| readings.fleet.ceilings.get(devices[*at].uuid).is_some_and(|(_, by)| by.set_by != set_by);
+        let others = |at: &usize| devices[*at].board.ceiling.is_some_and(|(_, by)| by.set_by != set_by);
         let unwritten = |members: &[usize]| !view.enforces() || members.iter().any(others);
         let present = |members: &[usize]| written(members).or(reported.filter(|_| unwritten(members)));
         sets.into_values().map(|(members, target)| Set { present: present(&members), members, target }).collect()
@@ -80,23 +78,15 @@ pub fn out<'a>(
     Shared { limits, throttle: Throttle { devices, sets }, refused }
 }
 
-fn claim(
-    device: &Device<'_>,
-    groups: &Groups<'_>,
-    set_by: &str,
-    view: &PolicyView<'_>,
-    readings: &Readings<'_>,
-) -> Claim {
-    let claim = Claim { group: groups.number(device.uuid), ..device.claim() };
+fn claim(device: &Device<'_>, groups: &Groups, set_by: &str, view: &PolicyView<'_>, readings: &Readings<'_>) -> Claim {
+    let claim = Claim { group: groups.number(device.board), ..device.claim() };
     if view.algorithm.treats_all_alike() {
         return claim;
     }
-    let fleet = readings.fleet;
-    let tenants = view.devices.get(device.uuid).into_iter().flat_map(|reading| fleet.running_tenants(reading));
-    let priorities = tenants.filter_map(|pod| fleet.pods.get(pod)).map(|pod| i64::from(pod.priority));
-    let standing = fleet.ceilings.get(device.uuid).filter(|(_, ceiling)| ceiling.set_by == set_by);
+    let priorities = readings.fleet.tenants_of(device.board).map(|pod| i64::from(pod.facts.priority));
+    let standing = device.board.ceiling.filter(|(_, ceiling)| ceiling.set_by == set_by);
     Claim {
-        power: claims::certain(readings.of_board(device.uuid)),
+        power: claims::certain(readings.of_board(device.board)),
         priority: priorities.max().unwrap_or_default(),
         standing: standing.and_then(|(_, ceiling)| ceiling.power_limit_watts).map(Watts::new),
         ..claim

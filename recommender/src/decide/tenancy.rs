@@ -19,8 +19,11 @@ use powercap_common::{
     selector::{Labels, Selector},
 };
 
-use super::{domain::DomainView, fleet::Fleet};
-use crate::observation::{Hold, Observation, PodFacts};
+use super::{
+    domain::DomainView,
+    fleet::{Fleet, Pod},
+};
+use crate::observation::{Hold, Observation};
 
 /// What the domains of each node permit, by the node's index.
 pub struct Rules<'a>(Vec<Vec<Rule<'a>>>);
@@ -119,13 +122,13 @@ impl Permission {
     /// What the nodes of these pods permit.
     pub fn of<'a>(
         policy: &Policy,
-        pods: impl Iterator<Item = &'a PodFacts>,
+        pods: impl Iterator<Item = &'a Pod<'a>>,
         rules: &Rules<'_>,
         fleet: &Fleet<'_>,
         observation: &Observation,
     ) -> Self {
         let labels = observation.namespaces.get(&policy.id.namespace);
-        let at: BTreeSet<_> = pods.filter_map(|pod| fleet.node(&pod.node)).collect();
+        let at: BTreeSet<_> = pods.filter_map(|pod| pod.node).collect();
         let nodes: BTreeMap<_, _> = at.into_iter().map(|at| (at, rules.on(at, policy, labels))).collect();
         let mode = nodes.values().map(|bounds| bounds.mode.min(policy.mode)).max().unwrap_or(policy.mode);
         let bound = gravest(&nodes, fleet);

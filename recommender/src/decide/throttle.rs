@@ -13,7 +13,7 @@ use powercap_common::units::{Megahertz, Watts};
 use super::{
     ceiling::{self, Loaded, Pressure, Range},
     claims::Device,
-    fleet,
+    fleet::{self, Board},
     policy::PolicyView,
     readings::Readings,
 };
@@ -41,14 +41,14 @@ pub struct Set {
 pub struct Ceilings {
     /// The lowest of them.
     pub lowest: Option<Megahertz>,
-    /// Each device's own; `None` where one does for all.
-    own: Option<BTreeMap<String, Megahertz>>,
+    /// Each device's own, by the board's place; `None` where one does for all.
+    own: Option<BTreeMap<usize, Megahertz>>,
 }
 
 impl Ceilings {
     /// The ceiling of one device.
-    pub fn of(&self, uuid: &str) -> Option<Megahertz> {
-        self.own.as_ref().map_or(self.lowest, |own| own.get(uuid).copied())
+    pub fn of(&self, board: &Board<'_>) -> Option<Megahertz> {
+        self.own.as_ref().map_or(self.lowest, |own| own.get(&board.at).copied())
     }
 
     fn of_sets(devices: &[Device<'_>], sets: &[Set], ceiling: impl Fn(&Set) -> Option<Megahertz>) -> Self {
@@ -60,8 +60,7 @@ impl Ceilings {
             return Self { lowest, own: None };
         }
         let members = sets.iter().zip(ceilings).filter_map(|(set, ceiling)| Some((set, ceiling?)));
-        let own = members
-            .flat_map(|(set, ceiling)| set.members.iter().map(move |&at| (devices[at].uuid.to_owned(), ceiling)));
+        let own = members.flat_map(|(set, ceiling)| set.members.iter().map(move |&at| (devices[at].board.at, ceiling)));
         Self { lowest, own: Some(own.collect()) }
     }
 }
@@ -78,6 +77,15 @@ impl Throttle<'_> {
     /// As they are now.
     pub fn present(&self) -> Ceilings {
         Ceilings::of_sets(self.devices, &self.sets, |set| set.present)
+    }
+
+    /// Whether none of the devices may be held lower; where there is none, nothing can be.
+    pub fn is_at_floor(&self, ceilings: &Ceilings) -> bool {
+        self.sets.iter().all(|set| {
+            let range = range(self.devices, &set.members);
+            let ceiling = set.members.first().map(|&at| ceilings.of(self.devices[at].board));
+            ceiling.is_none_or(|ceiling| ceiling.unwrap_or(range.highest) <= range.lowest)
+        })
     }
 
     /// As they are to be, given each device's power and clock. `settled`: those are of after the last change, and
@@ -103,13 +111,9 @@ impl Throttle<'_> {
     }
 }
 
-/// The lowest ceiling that the policy wrote to these devices.
-pub fn written<'a>(
-    uuids: impl IntoIterator<Item = &'a str>,
-    set_by: &str,
-    fleet: &fleet::Fleet<'_>,
-) -> Option<Megahertz> {
-    let written = uuids.into_iter().filter_map(|uuid| fleet.ceilings.get(uuid));
+/// The lowest ceiling that the policy wrote to these boards.
+pub fn written<'a>(boards: impl IntoIterator<Item = &'a Board<'a>>, set_by: &str) -> Option<Megahertz> {
+    let written = boards.into_iter().filter_map(|board| board.ceiling);
     let written = written.filter(|(_, gpu)| gpu.set_by == set_by).filter_map(|(_, gpu)| gpu.max_graphics_megahertz);
     written.min().map(Megahertz::new)
 }
@@ -117,14 +121,14 @@ pub fn written<'a>(
 /// Power and clock of every device of the same moment, and the oldest of these moments; `None` unless
 /// all of them are recent.
 pub fn loads(view: &PolicyView<'_>, readings: &Readings<'_>) -> Option<(Vec<Loaded>, Timestamp)> {
-    let loaded = |uuid: &&str| {
-        let counted = readings.of_board(uuid).ok()?;
+    let loaded = |board: &&Board<'_>| {
+        let counted = readings.of_board(board).ok()?;
         let (power, clock) = (counted.power, counted.clock?);
         let usable = power.at.duration_since(clock.at).abs() <= SAME_MOMENT;
-        let idle = readings.fleet.boards.get(uuid).map_or(UNKNOWN_IDLE, |(_, board)| fleet::idle(board));
+        let idle = board.told.map_or(UNKNOWN_IDLE, fleet::idle);
         usable.then_some((Loaded { power: power.value, clock: clock.value, idle }, power.at))
     };
-    let loads: Vec<_> = view.devices.keys().map(loaded).collect::<Option<_>>()?;
+    let loads: Vec<_> = view.devices.iter().map(loaded).collect::<Option<_>>()?;
     let oldest = loads.iter().map(|(_, at)| *at).min()?;
     Some((loads.into_iter().map(|(load, _)| load).collect(), oldest))
 }
@@ -133,7 +137,7 @@ pub fn loads(view: &PolicyView<'_>, readings: &Readings<'_>) -> Option<(Vec<Load
 /// highest, no ceiling is taken off.
 fn range(devices: &[Device<'_>], members: &[usize]) -> Range {
     let devices = || members.iter().map(|&at| &devices[at]);
-    let known = || devices().filter_map(|device| device.board.filter(|board| board.max_graphics_megahertz > 0));
+    let known = || devices().filter_map(|device| device.board.told.filter(|board| board.max_graphics_megahertz > 0));
     let lowest = known().map(|board| board.min_graphics_megahertz).max().map_or(UNKNOWN_LOWEST, Megahertz::new);
     let highest = known().map(|board| board.max_graphics_megahertz).max();
     Range {

@@ -123,8 +123,9 @@ pub struct Wishes {
     pub refused: BTreeMap<usize, Hold>,
 }
 
-/// What is wished for each node, given what each claims.
-pub fn wishes(views: &[DomainView], claims: &[Claim], fleet: &Fleet<'_>) -> Wishes {
+/// What is wished for each node, given what each claims. What its pods have `requested` it gets, where that of all
+/// fits: they were placed by it.
+pub fn wishes(views: &[DomainView], claims: &[Claim], requested: &[Watts], fleet: &Fleet<'_>) -> Wishes {
     let mut wishes = Wishes { nodes: vec![None; fleet.nodes.len()], refused: BTreeMap::new() };
     let mut shares: Vec<Vec<(usize, Option<Watts>)>> = vec![Vec::new(); views.len()];
     for at in leaves_first(views) {
@@ -133,7 +134,13 @@ pub fn wishes(views: &[DomainView], claims: &[Claim], fleet: &Fleet<'_>) -> Wish
         for (node, share) in within.flat_map(|(_, shares)| shares) {
             most[*node] = most[*node].into_iter().chain(*share).min();
         }
-        let claim = |node: &usize| Claim { most: most[*node], ..claims[*node].clone() };
+        let least = |node: usize| claims[node].least.max(requested[node]);
+        let all: Watts = views[at].members.iter().map(|node| least(*node)).sum();
+        let fits = views[at].budget().is_some_and(|budget| all <= budget.watts);
+        let claim = |node: &usize| {
+            let least = if fits { least(*node) } else { claims[*node].least };
+            Claim { least, most: most[*node], ..claims[*node].clone() }
+        };
         let (of_nodes, refused) = self::share(&views[at], claim, fleet);
         wishes.refused.extend(refused.map(|hold| (at, hold)));
         for (node, share) in &of_nodes {

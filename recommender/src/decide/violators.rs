@@ -23,16 +23,15 @@ use powercap_common::{
 };
 
 use super::{
+    fleet::{Board, Pod},
     outlook,
     policy::{PolicyView, Verdict},
+    readings::Readings,
     steady::{Bounds, steady},
 };
-use crate::{
-    model::{
-        history::History,
-        window::{Window, percent_above},
-    },
-    observation::{PodFacts, PodName},
+use crate::model::{
+    history::History,
+    window::{Window, percent_above},
 };
 
 /// As many are listed: the bound of the field.
@@ -46,9 +45,9 @@ const PERCENT_MOVES_BY: u32 = 5;
 
 /// What a pod draws, and what it may.
 struct Claim<'a> {
-    pod: &'a PodFacts,
+    pod: &'a Pod<'a>,
     /// Its devices.
-    devices: Vec<&'a str>,
+    devices: Vec<&'a Board<'a>>,
     /// The lowest of their limits.
     limit: Option<Watts>,
     share: Watts,
@@ -62,22 +61,23 @@ pub fn violators(
     view: &PolicyView<'_>,
     policy: &Policy,
     verdict: &Verdict<'_>,
-    (history, now): (&History, Timestamp),
+    readings: &Readings<'_>,
 ) -> (Vec<Violator>, u32) {
+    let history = &readings.observation.telemetry.history;
     if verdict.power.is_err() {
         return (listed, count);
     }
     let before: BTreeMap<_, _> = listed.into_iter().map(|violator| (violator.pod.clone(), violator)).collect();
     let host = policy.scope == PowerScope::DevicesAndHost;
     let judge = |claim: Claim<'_>| {
-        let known = before.get(&claim.pod.name.name);
+        let known = before.get(&claim.pod.facts.name.name);
         let Some(power) = claim.power else { return Some((Watts::ZERO, known?.clone())) };
         let bound = claim.share.percent(if known.is_some() { LEAVES_PERCENT } else { ENTERS_PERCENT });
-        let ceiling = claim.devices.iter().filter_map(|uuid| verdict.ceilings.of(uuid)).min();
-        let violator = || claim.violator(power, known, ceiling, &claim.means(history, host), (history, now));
+        let ceiling = claim.devices.iter().filter_map(|board| verdict.ceilings.of(board)).min();
+        let violator = || claim.violator(power, known, ceiling, &claim.means(host), (history, readings.now));
         (power > bound).then(|| (power.saturating_sub(claim.share), violator()))
     };
-    let mut found: Vec<_> = claims(view, policy, verdict, history).into_iter().filter_map(judge).collect();
+    let mut found: Vec<_> = claims(view, policy, verdict).into_iter().filter_map(judge).collect();
     let number = u32::try_from(found.len()).unwrap_or(u32::MAX);
     found.sort_by_key(|(excess, violator)| (!before.contains_key(&violator.pod), Reverse(*excess)));
     found.truncate(MOST);
@@ -92,35 +92,36 @@ fn close(count: u32, number: u32) -> bool {
 }
 
 /// Pods of which it can be told what they draw: by devices that no other pod uses, or by their CPU use.
-fn claims<'a>(view: &PolicyView<'a>, policy: &Policy, verdict: &Verdict<'_>, history: &History) -> Vec<Claim<'a>> {
+fn claims<'a>(view: &PolicyView<'a>, policy: &Policy, verdict: &Verdict<'_>) -> Vec<Claim<'a>> {
     let host = policy.scope == PowerScope::DevicesAndHost;
     let for_cpus = policy.cap.saturating_sub(verdict.for_devices).divided(view.pods.len());
-    let begin = |(name, pod): (&&'a PodName, &&'a PodFacts)| {
+    let begin = |pod: &&'a Pod<'a>| {
         let (share, power) = match host {
-            true => (for_cpus, history.pods.get(*name).and_then(|course| course.recent)),
+            true => (for_cpus, pod.course.and_then(|course| course.recent)),
             false => (Watts::ZERO, Some(Watts::ZERO)),
         };
-        (*name, Claim { pod, devices: Vec::new(), limit: None, share, power })
+        Claim { pod, devices: Vec::new(), limit: None, share, power }
     };
-    let mut claims: BTreeMap<_, _> = view.pods.iter().map(begin).collect();
-    for (uuid, reading) in &view.devices {
-        let mut tenants = reading.tenants.iter().filter(|pod| view.pods.contains_key(pod));
-        let (Some(pod), None) = (tenants.next(), tenants.next()) else { continue };
-        let (Some(claim), Some(limit)) = (claims.get_mut(pod), verdict.limits.get(*uuid)) else { continue };
-        let recent = history.boards.get(*uuid).and_then(|course| course.recent);
+    let mut claims: Vec<_> = view.pods.iter().map(begin).collect();
+    for (&board, &limit) in view.devices.iter().zip(&verdict.limits) {
+        let mut ours = board.tenants.iter().filter_map(|pod| view.place(*pod));
+        let (Some(at), None) = (ours.next(), ours.next()) else { continue };
+        let claim = &mut claims[at];
+        let recent = board.course.and_then(|course| course.recent);
         claim.power = claim.power.zip(recent).map(|(power, recent)| power + recent);
-        claim.share = claim.share + *limit;
-        claim.limit = claim.limit.into_iter().chain([*limit]).min();
-        claim.devices.push(uuid);
+        claim.share = claim.share + limit;
+        claim.limit = claim.limit.into_iter().chain([limit]).min();
+        claim.devices.push(board);
     }
-    claims.into_values().filter(|claim| !claim.devices.is_empty() || host && claim.pod.gpus == 0).collect()
+    claims.retain(|claim| !claim.devices.is_empty() || host && claim.pod.facts.gpus == 0);
+    claims
 }
 
-impl Claim<'_> {
+impl<'a> Claim<'a> {
     /// The past of what it uses.
-    fn means<'h>(&self, history: &'h History, host: bool) -> Vec<&'h Window> {
-        let boards = self.devices.iter().filter_map(|uuid| history.boards.get(*uuid));
-        let cpus = history.pods.get(&self.pod.name).filter(|_| host);
+    fn means(&self, host: bool) -> Vec<&'a Window> {
+        let boards = self.devices.iter().filter_map(|board| board.course);
+        let cpus = self.pod.course.filter(|_| host);
         boards.chain(cpus).map(|course| &course.means).collect()
     }
 
@@ -133,12 +134,12 @@ impl Claim<'_> {
         (history, now): (&History, Timestamp),
     ) -> Violator {
         let span = history.span;
-        let since = outlook::since(self.pod, span);
+        let since = outlook::since(self.pod.facts, span);
         let percent = since.and_then(|since| percent_above(means, self.share, since, span.step(now)));
         let shown = known.and_then(|known| known.window_percent);
         let moved = shown.zip(percent).is_none_or(|(shown, percent)| shown.abs_diff(percent) >= PERCENT_MOVES_BY);
         Violator {
-            pod: self.pod.name.name.clone(),
+            pod: self.pod.facts.name.name.clone(),
             power_watts: steady(known.map(|known| known.power_watts), power, &Bounds { edges: &[] }),
             share_watts: self.share.floor(),
             window_percent: if moved { percent } else { shown },

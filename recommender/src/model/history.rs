@@ -1,4 +1,5 @@
-//! The past of everything, as decisions found it: of boards, of pods' CPU use, of policies and of domains.
+//! The past of everything, as decisions found it: of boards, of pods' CPU use, of policies and of domains, and
+//! what containers use.
 //!
 //! Must hold: what was seen is never overwritten by what is read of the past; what is gone for a whole window
 //! is forgotten, so that it stays as small as the cluster.
@@ -6,11 +7,15 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use powercap_common::{policy::PolicyId, units::Watts};
+use powercap_common::{
+    policy::PolicyId,
+    units::{Bytes, Millicores, Watts},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
     course::Course,
+    demand::Demand,
     window::{Span, Window},
 };
 use crate::{
@@ -47,6 +52,21 @@ pub struct History {
     pub policies: BTreeMap<PolicyId, Window>,
     /// Of domains, by name.
     pub domains: BTreeMap<String, Window>,
+    /// What the pods of policies use.
+    #[serde(with = "pairs")]
+    pub demand: BTreeMap<PolicyId, Demand>,
+    /// What containers used before we looked, by pod and name: until a decision has taken it in.
+    #[serde(with = "pairs")]
+    pub containers: BTreeMap<(PodName, String), PastUse>,
+}
+
+/// What was read of the past use of one container: each step's, in the order of time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PastUse {
+    /// Processor time: the mean of a step.
+    pub cpu: Vec<(i64, Millicores)>,
+    /// Memory: the peak of a step.
+    pub memory: Vec<(i64, Bytes)>,
 }
 
 /// What was read of the past of something.
@@ -74,6 +94,14 @@ impl History {
         for (pod, power) in &news.pods {
             self.pods.entry(pod.clone()).or_default().note(power.value, power.at, span);
         }
+        for samples in &news.samples {
+            self.demand.entry(samples.policy.clone()).or_default().note(samples);
+        }
+        // Of a policy that comes later, what is seen from then on counts.
+        if news.samples.iter().any(|samples| samples.past) {
+            self.containers.clear();
+        }
+        self.demand.retain(|_, demand| demand.reaches(now));
         let now = span.step(now);
         for (id, power) in figures.policies.iter().filter_map(|(id, figures)| Some((id, figures.power?))) {
             self.policies.entry(id.clone()).or_default().raise(now, power);
@@ -88,12 +116,16 @@ impl History {
     }
 }
 
-/// Puts means and peaks of the past where nothing better is known.
-pub fn fill<K: Ord>(courses: &mut BTreeMap<K, Course>, peaks: Vec<PastOf<K>>, means: Vec<PastOf<K>>) {
+/// Puts peaks of the past where nothing better is known.
+pub fn fill_peaks<K: Ord>(courses: &mut BTreeMap<K, Course>, peaks: impl IntoIterator<Item = PastOf<K>>) {
     for PastOf { owner, steps } in peaks {
         let known = &mut courses.entry(owner).or_default().peaks;
         steps.into_iter().for_each(|(step, watts)| known.raise(step, watts));
     }
+}
+
+/// Likewise means.
+pub fn fill_means<K: Ord>(courses: &mut BTreeMap<K, Course>, means: impl IntoIterator<Item = PastOf<K>>) {
     for PastOf { owner, steps } in means {
         let known = &mut courses.entry(owner).or_default().means;
         for (step, watts) in steps {
@@ -105,7 +137,7 @@ pub fn fill<K: Ord>(courses: &mut BTreeMap<K, Course>, peaks: Vec<PastOf<K>>, me
 }
 
 /// Likewise of windows of peaks.
-pub fn fill_windows<K: Ord>(windows: &mut BTreeMap<K, Window>, peaks: Vec<PastOf<K>>) {
+pub fn fill_windows<K: Ord>(windows: &mut BTreeMap<K, Window>, peaks: impl IntoIterator<Item = PastOf<K>>) {
     for PastOf { owner, steps } in peaks {
         let known = windows.entry(owner).or_default();
         steps.into_iter().for_each(|(step, watts)| known.raise(step, watts));
@@ -126,13 +158,14 @@ mod tests {
         let (mut history, board) = (History::default(), "GPU-a".to_owned());
         let now = Timestamp::from_second(1_800_000).unwrap();
         let power = Sample { value: Watts::new(500), at: now, source: Source::Agent };
-        let news = News { boards: vec![(board.clone(), power)], pods: Vec::new() };
+        let news = News { boards: vec![(board.clone(), power)], ..News::default() };
         history.note(&news, &Figures::default(), now);
         let past = |watts| {
             let steps = vec![(999, Watts::new(300)), (1000, Watts::new(watts))];
             vec![PastOf { owner: board.clone(), steps }]
         };
-        fill(&mut history.boards, past(400), past(100));
+        fill_peaks(&mut history.boards, past(400));
+        fill_means(&mut history.boards, past(100));
         let known = |window: &Window| window.known(1000).map(|(_, watts)| watts.ceil()).collect::<Vec<_>>();
         let course = &history.boards[&board];
         assert_eq!((known(&course.peaks), known(&course.means)), (vec![300, 500], vec![300, 500]));

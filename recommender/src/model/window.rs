@@ -88,6 +88,12 @@ impl Window {
         }
     }
 
+    /// The newest step that was noted.
+    #[must_use]
+    pub fn newest(&self) -> i64 {
+        self.newest
+    }
+
     /// Whether anything of it is in the window that ends now.
     #[must_use]
     pub fn reaches(&self, now: i64) -> bool {
@@ -108,9 +114,16 @@ impl Window {
     /// The most that is to be expected now: each step's watts, halved with every half-life that has passed.
     #[must_use]
     pub fn forecast(&self, now: i64, span: Span) -> Option<Watts> {
+        self.forecast_since(i64::MIN, now, span)
+    }
+
+    /// Likewise, by the steps from this one on.
+    #[must_use]
+    pub fn forecast_since(&self, since: i64, now: i64, span: Span) -> Option<Watts> {
         #[expect(clippy::cast_precision_loss, reason = "seconds of some days")]
         let half_lives = |step: i64| ((now - step) * span.step_seconds) as f64 / span.half_life_seconds as f64;
-        self.known(now).map(|(step, watts)| watts.scaled(0.5_f64.powf(half_lives(step)))).max()
+        let known = self.known(now).filter(|(step, _)| *step >= since);
+        known.map(|(step, watts)| watts.scaled(0.5_f64.powf(half_lives(step)))).max()
     }
 
     fn put(&mut self, step: i64, watts: u32) {

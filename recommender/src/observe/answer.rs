@@ -36,7 +36,7 @@ impl<N: Into<Arc<str>>> FromIterator<N> for Kept {
 
 /// Labels of one series that were kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SeriesLabels(Vec<(Arc<str>, Box<str>)>);
+pub struct SeriesLabels(Box<[(Arc<str>, Box<str>)]>);
 
 impl SeriesLabels {
     /// The value of a label.
@@ -297,7 +297,7 @@ impl<'de> Visitor<'de> for LabelsOf<'_> {
                 LabelName::Other(name) => others = others.wrapping_add(map.next_value_seed(HashAfter(name))?),
             }
         }
-        Ok((SeriesLabels(labels), others))
+        Ok((SeriesLabels(labels.into()), others))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{fmt, path::Path};
 
-use powercap_common::telemetry::{agent, dcgm, kepler, kepler_legacy};
+use powercap_common::telemetry::{agent, containers, dcgm, kepler, kepler_legacy};
 use serde::Deserialize;
 
 use super::{answer::Kept, past::OWN_LABELS};
@@ -119,6 +119,22 @@ names! {
     }
 }
 
+names! {
+    /// Names of the kubelet's cAdvisor.
+    ContainerNames {
+        /// Processor time of a container, in seconds.
+        cpu_seconds: containers::CPU_SECONDS,
+        /// Memory of a container that cannot be taken from it, in bytes.
+        memory_bytes: containers::MEMORY_BYTES,
+        /// The label with the pod's namespace.
+        namespace: containers::NAMESPACE,
+        /// The label with the pod's name.
+        pod: containers::POD,
+        /// The label with the container's name.
+        container: containers::CONTAINER,
+    }
+}
+
 /// Names of the DCGM exporter. Of several labels the first that a series has counts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -163,6 +179,8 @@ pub struct Names {
     pub kepler_legacy: KeplerLegacyNames,
     /// Of the node agents.
     pub agent: AgentNames,
+    /// Of the kubelet's cAdvisor.
+    pub containers: ContainerNames,
 }
 
 impl Names {
@@ -185,12 +203,13 @@ impl Names {
     /// The labels that answers are read for.
     #[must_use]
     pub fn labels(&self) -> Kept {
-        let Self { dcgm, kepler, kepler_legacy, agent } = self;
+        let Self { dcgm, kepler, kepler_legacy, agent, containers } = self;
         let lists = dcgm.node.iter().chain(&dcgm.pod).chain(&dcgm.namespace);
         let ours = [&dcgm.uuid, &agent.node, &agent.uuid];
         let keplers = [&kepler.node, &kepler.pod, &kepler.namespace];
         let legacy = [&kepler_legacy.node, &kepler_legacy.pod, &kepler_legacy.namespace];
-        let named = lists.chain(ours).chain(keplers).chain(legacy).map(Name::as_str);
+        let containers = [&containers.namespace, &containers.pod, &containers.container];
+        let named = lists.chain(ours).chain(containers).chain(keplers).chain(legacy).map(Name::as_str);
         named.chain(OWN_LABELS).collect()
     }
 }
@@ -207,7 +226,7 @@ mod tests {
         let (yaml, _) = yaml.split_once("```").unwrap();
         assert_eq!(Names::parse(yaml).unwrap(), Names::default());
         let words = yaml.lines().filter(|line| line.starts_with(' ')).count();
-        assert_eq!(words, 6 + 5 + 5 + 6, "all of them");
+        assert_eq!(words, 6 + 5 + 5 + 6 + 5, "all of them");
     }
 
     #[test]

@@ -1,19 +1,24 @@
-//! Reads the past once, when leadership begins: six questions over the window, one after the other.
+//! Reads the past once, when leadership begins: six questions over the window, one after the other, and two of what
+//! containers use where a policy asks for that.
 //!
 //! From then on the past is what was seen. Must hold: nothing waits for an answer; whatever the size of the
 //! cluster, each question has a bounded number of steps and a bounded time; what cannot be read is asked for
 //! again, ever more rarely, and the history says so meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use powercap_common::{policy::PolicyId, reason::Reason, units::Watts};
+use powercap_common::{
+    policy::PolicyId,
+    reason::Reason,
+    units::{Bytes, Millicores, Watts},
+};
 use tokio::sync::Notify;
 
 use super::{
     answer::{SeriesLabels, Trace},
     kepler,
-    names::Names,
+    names::{ContainerNames, Name, Names},
     prometheus::{Prometheus, PrometheusError, Times},
     telemetry::{LatestTelemetry, in_full},
 };
@@ -23,7 +28,7 @@ use crate::{
         history::{self, History, Past, PastOf},
         window::{STEPS, Span},
     },
-    observation::Hold,
+    observation::{Hold, PodName},
 };
 
 /// A question over a day and thousands of boards takes Prometheus some seconds.
@@ -44,7 +49,11 @@ pub struct PastReader {
     latest: LatestTelemetry,
     metrics: Metrics,
     span: Span,
+    namespaces: Namespaces,
 }
+
+/// The namespaces of which the CPU and memory of containers are asked for, as they are when it is called.
+pub type Namespaces = Box<dyn Fn() -> BTreeSet<String> + Send + Sync>;
 
 impl PastReader {
     /// Puts what `prometheus` knows of this span into the history of `latest`.
@@ -57,7 +66,13 @@ impl PastReader {
         span: Span,
     ) -> Self {
         latest.update(|telemetry| telemetry.history = Arc::new(History::over(span)));
-        Self { prometheus, names, latest, metrics, span }
+        Self { prometheus, names, latest, metrics, span, namespaces: Box::new(BTreeSet::new) }
+    }
+
+    /// Reads what the containers in these namespaces used, too.
+    #[must_use]
+    pub fn with_containers_in(self, namespaces: Namespaces) -> Self {
+        Self { namespaces, ..self }
     }
 
     /// Reads the past whenever `leads` is notified, for ever.
@@ -83,23 +98,20 @@ impl PastReader {
         };
         let pod = |labels: &SeriesLabels| kepler::pod_of(labels, &self.names);
         let read = async {
-            let (peaks, means) = (
-                self.past(&queries.board_peaks, times, MOST_PLAUSIBLE, board).await?,
-                self.past(&queries.board_means, times, MOST_PLAUSIBLE, board).await?,
-            );
-            self.keep(|history| history::fill(&mut history.boards, peaks, means));
-            let (peaks, means) = (
-                self.past(&queries.pod_peaks, times, MOST_PLAUSIBLE, pod).await?,
-                self.past(&queries.pod_means, times, MOST_PLAUSIBLE, pod).await?,
-            );
-            self.keep(|history| history::fill(&mut history.pods, peaks, means));
+            // One answer at a time: of 8,000 boards each has a few megabytes.
+            let peaks = self.past(&queries.board_peaks, times, MOST_PLAUSIBLE, board).await?;
+            self.keep(|history| history::fill_peaks(&mut history.boards, peaks));
+            let means = self.past(&queries.board_means, times, MOST_PLAUSIBLE, board).await?;
+            self.keep(|history| history::fill_means(&mut history.boards, means));
+            let peaks = self.past(&queries.pod_peaks, times, MOST_PLAUSIBLE, pod).await?;
+            self.keep(|history| history::fill_peaks(&mut history.pods, peaks));
+            let means = self.past(&queries.pod_means, times, MOST_PLAUSIBLE, pod).await?;
+            self.keep(|history| history::fill_means(&mut history.pods, means));
             let policies = self.past(&queries.policies, times, Watts::from_milliwatts(u64::MAX), policy).await?;
+            self.keep(|history| history::fill_windows(&mut history.policies, policies));
             let domains = self.past(&queries.domains, times, Watts::from_milliwatts(u64::MAX), domain).await?;
-            self.keep(|history| {
-                history::fill_windows(&mut history.policies, policies);
-                history::fill_windows(&mut history.domains, domains);
-            });
-            Ok::<_, Hold>(())
+            self.keep(|history| history::fill_windows(&mut history.domains, domains));
+            self.read_containers(times).await
         };
         let read = read.await;
         let all = read.is_ok();
@@ -107,26 +119,55 @@ impl PastReader {
         all
     }
 
+    async fn read_containers(&self, times: Times) -> Result<(), Hold> {
+        let namespaces = (self.namespaces)();
+        if namespaces.is_empty() {
+            return Ok(());
+        }
+        let [cpu, memory] = container_queries(&self.names.containers, &namespaces, self.span.step_seconds);
+        let (cpu, memory) = (self.traces(&cpu, times).await?, self.traces(&memory, times).await?);
+        let owner = |trace: &Trace| container_of(&trace.labels, &self.names.containers);
+        self.keep(|history| {
+            history.containers.clear();
+            for trace in &cpu {
+                let Some(owner) = owner(trace) else { continue };
+                history.containers.entry(owner).or_default().cpu =
+                    steps(trace, self.span, Millicores::from_measurement);
+            }
+            for trace in &memory {
+                let Some(owner) = owner(trace) else { continue };
+                history.containers.entry(owner).or_default().memory = steps(trace, self.span, Bytes::from_measurement);
+            }
+        });
+        Ok(())
+    }
+
     fn keep(&self, change: impl FnOnce(&mut History)) {
         self.latest.update(|telemetry| change(Arc::make_mut(&mut telemetry.history)));
     }
 
+    /// What was answered of each owner, put in form when it is asked for.
     async fn past<K: Ord>(
         &self,
         query: &str,
         times: Times,
         most: Watts,
         owner: impl Fn(&SeriesLabels) -> Option<K>,
-    ) -> Result<Vec<PastOf<K>>, Hold> {
+    ) -> Result<impl Iterator<Item = PastOf<K>>, Hold> {
+        let (span, traces) = (self.span, self.traces(query, times).await?);
+        let watts = move |value| Watts::from_measurement(value).filter(|watts| *watts <= most);
+        let of_one =
+            move |trace: Trace| Some(PastOf { owner: owner(&trace.labels)?, steps: steps(&trace, span, watts) });
+        Ok(traces.into_iter().filter_map(of_one))
+    }
+
+    async fn traces(&self, query: &str, times: Times) -> Result<Vec<Trace>, Hold> {
         let answer = self.prometheus.range(query, times, TIMEOUT).await;
         self.metrics.prometheus_query(answer.as_ref().map_or_else(PrometheusError::result, |_| "ok"));
-        let traces = answer.map_err(|error| {
+        answer.map_err(|error| {
             tracing::warn!(query, error = &error as &dyn std::error::Error, "the past was not read");
             Hold::new(Reason::HistoryUnavailable, format!("Prometheus: {}", in_full(&error)))
-        })?;
-        let of_one =
-            |trace: Trace| Some(PastOf { owner: owner(&trace.labels)?, steps: steps(&trace, self.span, most) });
-        Ok(traces.into_iter().filter_map(of_one).collect())
+        })
     }
 }
 
@@ -141,7 +182,7 @@ struct Queries {
 
 /// One series for each owner, so that an answer is as small as can be.
 fn queries(names: &Names, step: i64) -> Queries {
-    let Names { dcgm, kepler, kepler_legacy: old, agent } = names;
+    let Names { dcgm, kepler, kepler_legacy: old, agent, .. } = names;
     let boards = |over: &str| {
         format!(
             "max by ({}) ({over}({}[{step}s])) or max by ({}) ({over}({}[{step}s]))",
@@ -168,6 +209,23 @@ fn queries(names: &Names, step: i64) -> Queries {
     }
 }
 
+/// What the containers in these namespaces used: processor time on average, and their peaks of memory. Names of
+/// namespaces hold nothing that means something in PromQL.
+fn container_queries(names: &ContainerNames, namespaces: &BTreeSet<String>, step: i64) -> [String; 2] {
+    let ContainerNames { cpu_seconds, memory_bytes, namespace, pod, container } = names;
+    let any = namespaces.iter().map(String::as_str).collect::<Vec<_>>().join("|");
+    let (by, of) = (format!("{namespace}, {pod}, {container}"), format!(r#"{{{container}!="",{namespace}=~"{any}"}}"#));
+    [
+        format!("sum by ({by}) (rate({cpu_seconds}{of}[{step}s]))"),
+        format!("max by ({by}) (max_over_time({memory_bytes}{of}[{step}s]))"),
+    ]
+}
+
+fn container_of(labels: &SeriesLabels, names: &ContainerNames) -> Option<(PodName, String)> {
+    let of = |name: &Name| labels.get(name.as_str()).map(ToOwned::to_owned);
+    Some((PodName { namespace: of(&names.namespace)?, name: of(&names.pod)? }, of(&names.container)?))
+}
+
 /// The ends of all steps of the window that are over.
 fn times(span: Span, now: Timestamp) -> Times {
     let end = span.step(now);
@@ -176,11 +234,11 @@ fn times(span: Span, now: Timestamp) -> Times {
 }
 
 /// What is evaluated at the end of a step is of that step.
-fn steps(trace: &Trace, span: Span, most: Watts) -> Vec<(i64, Watts)> {
+fn steps<T>(trace: &Trace, span: Span, amount: impl Fn(f64) -> Option<T>) -> Vec<(i64, T)> {
     let of_step = |(at, value): &(f64, f64)| {
         #[expect(clippy::cast_possible_truncation, reason = "a time of some day")]
         let end = (at.round() as i64).div_euclid(span.step_seconds);
-        Some((end - 1, Watts::from_measurement(*value).filter(|watts| *watts <= most)?))
+        Some((end - 1, amount(*value)?))
     };
     trace.points.iter().filter_map(of_step).collect()
 }

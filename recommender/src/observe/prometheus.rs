@@ -6,12 +6,12 @@
 
 use std::{
     io::{self, Read},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use reqwest::{Certificate, Identity, Response, header::HeaderMap};
+use powercap_process::{CredentialFiles, CredentialsError, SigningClient};
+use reqwest::{Response, header::HeaderMap};
 use tokio::sync::mpsc;
 
 use super::answer::{self, Element, Kept, OfSeries, Trace};
@@ -19,18 +19,9 @@ use super::answer::{self, Element, Kept, OfSeries, Trace};
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum PrometheusError {
-    /// The client could not be made: a certificate or key that is none.
-    #[error("cannot make an HTTP client")]
-    MakeClient(#[source] reqwest::Error),
-    /// The file of a token, certificate or key.
-    #[error("cannot read {path}")]
-    ReadFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// We cannot say as whom we ask.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// No connection, or it broke.
     #[error("cannot send the query")]
     Send(#[source] reqwest::Error),
@@ -61,8 +52,8 @@ impl PrometheusError {
     #[must_use]
     pub fn result(&self) -> &'static str {
         match self {
-            Self::MakeClient(_) => "client",
-            Self::ReadFile { .. } => "file",
+            Self::Credentials(CredentialsError::MakeClient(_)) => "client",
+            Self::Credentials(CredentialsError::ReadFile { .. }) => "file",
             Self::Send(_) => "unreachable",
             Self::Timeout(_) => "timeout",
             Self::Status { .. } => "status",
@@ -74,8 +65,8 @@ impl PrometheusError {
 
 /// 8,000 boards with generous labels make about 10 MiB an answer.
 const MOST_BYTES: usize = 64 << 20;
-/// Pieces of an answer that wait to be parsed.
-const PIECES: usize = 8;
+/// Pieces of an answer that wait to be parsed: each may have half a mebibyte, and a dozen answers arrive at once.
+const PIECES: usize = 1;
 
 /// Where Prometheus is, and as whom to ask.
 #[derive(Clone, Debug)]
@@ -84,12 +75,8 @@ pub struct Access {
     pub url: String,
     /// How long an answer may take.
     pub timeout: Duration,
-    /// A file with a bearer token.
-    pub token_file: Option<PathBuf>,
-    /// A file with the authorities that may have signed the server's certificate, in the place of the system's.
-    pub authority_file: Option<PathBuf>,
-    /// Files with our certificate and its key.
-    pub certificate_files: Option<(PathBuf, PathBuf)>,
+    /// As whom.
+    pub credentials: CredentialFiles,
     /// What every request carries: the tenant of a Mimir.
     pub headers: HeaderMap,
 }
@@ -98,8 +85,7 @@ impl Access {
     /// Without any credentials.
     #[must_use]
     pub fn open(url: impl Into<String>, timeout: Duration) -> Self {
-        let (token_file, authority_file, certificate_files) = (None, None, None);
-        Self { url: url.into(), timeout, token_file, authority_file, certificate_files, headers: HeaderMap::new() }
+        Self { url: url.into(), timeout, credentials: CredentialFiles::default(), headers: HeaderMap::new() }
     }
 }
 
@@ -118,16 +104,7 @@ pub struct Times {
 pub struct Prometheus {
     access: Access,
     kept: Arc<Kept>,
-    /// The client, and the certificates that it was made with.
-    client: Mutex<Option<(Credentials, reqwest::Client)>>,
-}
-
-/// What certificate files say.
-#[derive(Clone, Default, PartialEq, Eq)]
-struct Credentials {
-    authorities: Option<Vec<u8>>,
-    /// Certificate and key.
-    ours: Option<Vec<u8>>,
+    client: SigningClient,
 }
 
 impl Prometheus {
@@ -135,7 +112,8 @@ impl Prometheus {
     /// and certificates rotate.
     #[must_use]
     pub fn new(access: Access, kept: Kept) -> Self {
-        Self { access, kept: Arc::new(kept), client: Mutex::default() }
+        let client = SigningClient::new(access.credentials.clone(), access.timeout);
+        Self { access, kept: Arc::new(kept), client }
     }
 
     /// The value of `query` now, within the timeout.
@@ -180,11 +158,7 @@ impl Prometheus {
         // The last two are for Thanos: one answer of several replicas, and all of it. Others ignore them.
         let form = [("query", query), ("timeout", seconds.as_str()), ("dedup", "true"), ("partial_response", "false")];
         let form: Vec<_> = form.into_iter().chain(times.iter().map(|(name, value)| (*name, value.as_str()))).collect();
-        let mut request = self.client().await?.post(url).headers(self.access.headers.clone()).form(&form);
-        if let Some(path) = &self.access.token_file {
-            let token = contents(path).await?;
-            request = request.bearer_auth(String::from_utf8_lossy(&token).trim());
-        }
+        let request = self.client.post(&url).await?.headers(self.access.headers.clone()).form(&form);
         let mut response = request.send().await.map_err(PrometheusError::Send)?;
         let status = response.status();
         if !status.is_success() {
@@ -199,41 +173,6 @@ impl Prometheus {
         receive(&mut response, pieces).await?;
         reading.await.map_err(|error| PrometheusError::ReadAnswer(Box::new(error)))?
     }
-
-    /// The client; a new one when a certificate has changed.
-    async fn client(&self) -> Result<reqwest::Client, PrometheusError> {
-        let mut now = Credentials::default();
-        if let Some(path) = &self.access.authority_file {
-            now.authorities = Some(contents(path).await?);
-        }
-        if let Some((certificate, key)) = &self.access.certificate_files {
-            now.ours = Some([contents(certificate).await?, contents(key).await?].join(&b'\n'));
-        }
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = client.as_ref().filter(|(before, _)| *before == now) {
-            return Ok(client.clone());
-        }
-        let new = now.client(self.access.timeout).map_err(PrometheusError::MakeClient)?;
-        *client = Some((now, new.clone()));
-        Ok(new)
-    }
-}
-
-impl Credentials {
-    fn client(&self, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-        let mut client = reqwest::Client::builder().connect_timeout(timeout).no_proxy();
-        if let Some(pem) = &self.authorities {
-            client = client.tls_certs_only(Certificate::from_pem_bundle(pem)?);
-        }
-        if let Some(pem) = &self.ours {
-            client = client.identity(Identity::from_pem(pem)?);
-        }
-        client.build()
-    }
-}
-
-async fn contents(path: &Path) -> Result<Vec<u8>, PrometheusError> {
-    tokio::fs::read(path).await.map_err(|source| PrometheusError::ReadFile { path: path.into(), source })
 }
 
 /// Hands over the body piece by piece, as long as somebody reads it.

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use powercap_common::api::NodeFrequencies;
 
-use super::workloads::{boot_id, slim_metadata};
+use super::workloads::{boot_id, hash_of_room, slim_metadata};
 
 /// An object that the cache lacks for longer was deleted since.
 const CACHE_LAGS_AT_MOST: Duration = Duration::from_secs(5);
@@ -89,13 +89,14 @@ pub fn asks_for_decision(object: &NodeFrequencies) -> u64 {
     hasher.finish()
 }
 
-/// A node asks for a new decision by its labels, when it has booted, and when a taint of it changes.
+/// A node asks for a new decision by its labels, when it has booted, when a taint of it changes, and by what pods
+/// find there.
 #[must_use]
 pub fn labels_or_boot(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     let keys: Vec<_> = taints.into_iter().flatten().map(|taint| (&taint.key, &taint.effect)).collect();
-    (spec_or_labels(node), boot_id(node), keys).hash(&mut hasher);
+    (spec_or_labels(node), boot_id(node), keys, hash_of_room(node)).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -1,9 +1,9 @@
 //! The workloads that policies name: a task asks the API server which pods they select.
 //!
 //! ```text
-//!   policies ─▶ whom to ask now (pure) ─▶ discovery, kept for ten minutes ─▶ scale or spec ─▶ answers
-//!                    ▲                                                                          │
-//!                    └────────────── when to ask again: later after each failure ◀──────────────┘
+//!   policies ─▶ whom to ask now (pure) ─▶ discovery, kept for ten minutes ─▶ scale, spec or itself ─▶ answers
+//!                    ▲                                                                                 │
+//!                    └────────────────── when to ask again: later after each failure ◀─────────────────┘
 //! ```
 //!
 //! Must hold: decisions wait for none of it; whatever people write into policies, the API server is asked no
@@ -247,6 +247,11 @@ async fn selector(client: &Client, target: &Target, kind: &Kind) -> Result<Strin
             let scale = answered(target_ref, objects.get_scale(&target_ref.name)).await?;
             let selector = scale.status.and_then(|status| status.selector).filter(|selector| !selector.is_empty());
             selector.ok_or_else(|| AskError::NoSelector(target_ref.clone()))?.parse::<Selector>().map_err(unusable)?
+        }
+        SelectorAt::Labels(labels) => {
+            answered(target_ref, objects.get_metadata(&target_ref.name)).await?;
+            let selector = LabelSelector { match_labels: Some(labels), ..LabelSelector::default() };
+            Selector::try_from(&selector).map_err(unusable)?
         }
     };
     let text = selector.to_string();

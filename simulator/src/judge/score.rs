@@ -49,12 +49,24 @@ pub enum EventKind {
     Acknowledged,
     /// The load rose.
     LoadStep,
+    /// The brake was pulled.
+    BrakePulled,
     /// A node was granted so much (AC).
     Granted {
         /// Which.
         node: String,
         /// How much.
         watts: f64,
+    },
+    /// The cap of a workload's own was set.
+    WorkloadCapChanged {
+        /// To this.
+        cap_watts: f64,
+    },
+    /// A workload has so many replicas.
+    Replicas {
+        /// So many.
+        count: u32,
     },
     /// What comes after is not judged.
     Stop,

@@ -24,9 +24,12 @@ use crate::hardware::{BoardReading, BoardTraits, ClockLock, Knob};
 
 /// A new lock and a new limit show in the readings after this.
 const SHOWS_WITHIN: Duration = Duration::from_millis(300);
-/// A write without effect is repeated after this, then after twice as long, up to the longest.
+/// A write without effect is repeated after this, twice, then after twice as long, up to the longest.
 const RETRY: Duration = Duration::from_secs(1);
 const MOST_DOUBLINGS: u32 = 6;
+/// Each repetition comes by so much later: whoever wrote in step with us would undo everything before it shows, and
+/// look like a board that ignores it.
+const OUT_OF_STEP: Duration = Duration::from_millis(100);
 /// So many repetitions without effect are worth telling.
 const MISSES: u32 = 3;
 /// So many fights within this time, and the board is yielded.
@@ -277,7 +280,7 @@ impl Drift {
 }
 
 fn pause(misses: u32) -> Duration {
-    RETRY * 2_u32.pow(misses.min(MOST_DOUBLINGS))
+    RETRY * 2_u32.pow(misses.saturating_sub(1).min(MOST_DOUBLINGS)) + OUT_OF_STEP * misses
 }
 
 #[cfg(test)]
@@ -380,6 +383,25 @@ mod tests {
     }
 
     #[test]
+    fn who_writes_in_step_with_us_is_found_out_at_the_second_repetition() {
+        for period in 1..=20 {
+            let (mut drift, mut written) = (Drift::default(), 0);
+            let fought = (1..=31).any(|tick| {
+                // In the tick of each of theirs our limit does not show; in all others it does, once it was written.
+                let shown = if tick % period == 0 || written % period == 0 { 700 } else { 400 };
+                let limit_at = Duration::from_millis(written * 100);
+                let ordered = Ordered { limit_at, ..ordered(0) };
+                drift.observe(&reading(390, 1200, shown), &board(), &ordered, Duration::from_millis(tick * 100));
+                if drift.limit_again {
+                    written = tick;
+                }
+                drift.fought() > 0
+            });
+            assert_eq!(fought, period > 1, "{period}");
+        }
+    }
+
+    #[test]
     fn a_lock_that_never_shows_is_without_effect_and_tried_ever_more_rarely() {
         let mut drift = Drift::default();
         let (mut written_at, mut writes) = (0, Vec::new());
@@ -391,7 +413,7 @@ mod tests {
                 writes.push(at);
             }
         }
-        assert_eq!(writes, [2, 4, 8, 16, 32]);
+        assert_eq!(writes, [2, 4, 7, 12, 21, 38]);
         assert!(drift.without_effect() && !drift.distrusted(), "its limit is the backstop");
         assert_eq!(drift.fought(), 0);
     }

@@ -1,0 +1,273 @@
+//! Carries out a plan: steps of different policies side by side, of each policy one.
+//!
+//! ```text
+//!   status: what is about to be done ──▶ the step ──▶ done · gone      it stands
+//!                                                 ├─▶ refused          status as before, left alone for a while
+//!                                                 └─▶ no answer        looked at before anything else
+//! ```
+//!
+//! Must hold: nothing is done that does not stand in status before, nor after leadership ended; a status is written
+//! over what it was decided on, so that a leader of yesterday who wakes up writes none; a call takes five
+//! seconds at most, whatever the server does; an eviction is of the pod that was judged, by its UID, or of none.
+
+mod events;
+mod fate;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod, policy::v1::Eviction},
+    apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+    core::PartialObjectMeta,
+};
+use powercap_common::{
+    api::{GROUP, PowerCappingPolicy},
+    condition::{self, kind},
+};
+use powercap_process::leader::Leadership;
+use serde_json::json;
+
+use self::events::Teller;
+pub use self::fate::Fate;
+use super::{
+    ceilings,
+    decide::{
+        Plan, Report, Step, What,
+        ceilings::{Ceiling, Lowering},
+    },
+    metrics::Metrics,
+    migrate::{self, facts::Move},
+    observation::{Memory, PodName, SuspendedByUs},
+    observe::objects::SUSPENDED,
+};
+
+/// Our name as a field manager.
+pub const FIELD_MANAGER: &str = "powercap-escalate";
+const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// So many policies are written for at once.
+const AT_ONCE: usize = 8;
+
+/// Writes to the API server. Its client must not try again by itself: a budget's 429 would hang for minutes.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    instance: String,
+    metrics: Metrics,
+    teller: Teller,
+}
+
+/// What came of a step.
+struct Taken {
+    /// The policy as it is then, where it was written.
+    policy: Option<PowerCappingPolicy>,
+    /// None where it was not begun.
+    fate: Option<Fate>,
+}
+
+impl Writer {
+    /// A writer, on a runtime.
+    #[must_use]
+    pub fn new(client: Client, instance: String, metrics: Metrics) -> Self {
+        let teller = Teller::start(client.clone(), instance.clone());
+        Self { client, instance, metrics, teller }
+    }
+
+    /// Says and does what is planned, and remembers what came of it. The policies that were written, as they are then.
+    pub async fn carry_out(
+        &self,
+        plan: &Plan,
+        memory: &mut Memory,
+        leads: impl Fn() -> Option<Leadership>,
+    ) -> Vec<PowerCappingPolicy> {
+        let leads = &leads;
+        let reports: Vec<_> = plan.reports.iter().map(|report| self.report(report, leads)).collect();
+        let reported: Vec<_> = stream::iter(reports).buffer_unordered(AT_ONCE).collect().await;
+        let mut written: Vec<_> = reported.into_iter().flatten().collect();
+        let steps: Vec<_> = plan.steps.iter().map(async |step| (step, self.take(step, leads).await)).collect();
+        let mut steps = stream::iter(steps).buffer_unordered(AT_ONCE);
+        while let Some((step, taken)) = steps.next().await {
+            taken.remember(step, memory);
+            written.extend(taken.policy);
+        }
+        written
+    }
+
+    /// Its deed is told in status, then it is done.
+    async fn take(&self, step: &Step, leads: impl Fn() -> Option<Leadership>) -> Taken {
+        let mut policy = None;
+        if let Some(before) = &step.before {
+            policy = self.report(before, &leads).await;
+            // What is not known to stand there is not done.
+            if policy.is_none() {
+                return Taken { policy, fate: None };
+            }
+        }
+        let action = step.deed.action;
+        let fate = match leads() {
+            Some(_) => self.call(step).await,
+            None => return Taken { policy, fate: None },
+        };
+        self.metrics.stepped(action, fate.as_str());
+        let (namespace, workload, pod) = (&step.policy.namespace, &step.deed.workload, step.deed.pod.as_deref());
+        tracing::info!(
+            target: "audit", ?action, undone = step.deed.undone, namespace, workload, pod, uid = step.deed.uid,
+            policy = %step.policy, domain = step.deed.domain, frees_watts = step.deed.frees_watts,
+            reason = %step.reason, says = step.what.says(), fate = fate.as_str(), "took a step",
+        );
+        match fate {
+            // Of what belongs to a step that was told, the log is enough.
+            Fate::Done if matches!(&step.what, What::Migrate(made) if !matches!(made, Move::Hold(..))) => {}
+            Fate::Done => self.teller.tell(step.clone()),
+            Fate::Refused(..) | Fate::Stale | Fate::Patience(_) | Fate::Other => {
+                if let Some(refused) = &step.refused {
+                    let seen = policy.clone().map_or_else(|| Arc::clone(&refused.seen), Arc::new);
+                    policy = self.report(&Report { seen, ..refused.clone() }, &leads).await.or(policy);
+                }
+            }
+            Fate::Gone | Fate::Unknown => {}
+        }
+        Taken { policy, fate: Some(fate) }
+    }
+
+    async fn call(&self, step: &Step) -> Fate {
+        if let What::Ceiling(ceiling) = &step.what {
+            return self.ceil(ceiling).await;
+        }
+        let call = async {
+            match &step.what {
+                What::Ceiling(_) => Ok(()),
+                What::Evict(pod) => self.evict(pod, &step.deed.uid).await,
+                What::Suspend { namespace, name, mark } => {
+                    self.suspend(namespace, name, &step.deed.uid, Some(mark)).await
+                }
+                What::Resume { namespace, name } => self.suspend(namespace, name, &step.deed.uid, None).await,
+                What::Migrate(made) => migrate::apply::make(&self.client, &self.instance, made).await,
+            }
+        };
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(())) => Fate::Done,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a step was refused");
+                Fate::of(&error)
+            }
+            Err(_) => Fate::Unknown,
+        }
+    }
+
+    async fn ceil(&self, Ceiling { object, change, .. }: &Ceiling) -> Fate {
+        let written = async {
+            match change {
+                Lowering::Replicas(change) => ceilings::apply::write(&self.client, object, change).await,
+                Lowering::Cpu(change) => ceilings::apply::write_pod(&self.client, object, change).await,
+            }
+        };
+        match tokio::time::timeout(CALL_TIMEOUT, written).await {
+            Ok(Ok(())) => Fate::Done,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a ceiling was not changed");
+                Fate::of_ceiling(&error)
+            }
+            Err(_) => Fate::Unknown,
+        }
+    }
+
+    /// By a body of our own: that of kube's `evict` calls its options otherwise than Kubernetes does, so that the
+    /// precondition would be lost.
+    async fn evict(&self, pod: &PodName, uid: &str) -> kube::Result<()> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        let eviction = Eviction {
+            metadata: ObjectMeta { name: Some(pod.name.clone()), ..ObjectMeta::default() },
+            delete_options: Some(DeleteOptions { preconditions: Some(preconditions), ..DeleteOptions::default() }),
+        };
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        pods.create_subresource::<_, Status>("eviction", &pod.name, &params, &eviction).await.map(|_| ())
+    }
+
+    /// The UID in the patch makes the API server refuse another Job of this name.
+    async fn suspend(&self, namespace: &str, name: &str, uid: &str, mark: Option<&SuspendedByUs>) -> kube::Result<()> {
+        let jobs: Api<PartialObjectMeta<Job>> = Api::namespaced(self.client.clone(), namespace);
+        let suspended = mark.map(serde_json::to_string).transpose().map_err(kube::Error::SerdeError)?;
+        let patch = json!({
+            "metadata": {"uid": uid, "annotations": {SUSPENDED: suspended}},
+            "spec": {"suspend": mark.is_some()},
+        });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        jobs.patch(name, &params, &Patch::Merge(&patch)).await.map(|_| ())
+    }
+
+    /// Says on a policy how far it is. None where that is not known to have arrived.
+    async fn report(&self, report: &Report, leads: impl Fn() -> Option<Leadership>) -> Option<PowerCappingPolicy> {
+        leads()?;
+        let api: Api<PowerCappingPolicy> = Api::namespaced(self.client.clone(), &report.policy.namespace);
+        let written = tokio::time::timeout(CALL_TIMEOUT, self.written(&api, report)).await;
+        match written {
+            Ok(Ok(policy)) => Some(policy),
+            Ok(Err(error)) => {
+                let policy = &report.policy;
+                tracing::warn!(%policy, error = &error as &dyn std::error::Error, "a status was not written");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(policy = %report.policy, "a status was not written: no answer");
+                None
+            }
+        }
+    }
+
+    async fn written(&self, api: &Api<PowerCappingPolicy>, report: &Report) -> kube::Result<PowerCappingPolicy> {
+        let conflict = match self.write(api, report, &report.seen).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => kube::Error::Api(status),
+            other => return other,
+        };
+        // The recommender writes there too, of which nothing here depends; what another leader wrote voids the report.
+        let now = api.get(&report.policy.name).await?;
+        let escalated =
+            |policy: &PowerCappingPolicy| policy.status.as_ref().and_then(|status| status.escalated.clone());
+        if escalated(&now) == escalated(&report.seen) { self.write(api, report, &now).await } else { Err(conflict) }
+    }
+
+    /// Over this version of the policy, and no other.
+    async fn write(
+        &self,
+        api: &Api<PowerCappingPolicy>,
+        report: &Report,
+        over: &PowerCappingPolicy,
+    ) -> kube::Result<PowerCappingPolicy> {
+        // The transition time is kept, for which the last condition is needed.
+        let mut conditions = over.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        conditions.retain(|condition| condition.type_ == kind::ESCALATING);
+        let (truth, reason, message) = (report.truth, report.reason, report.message.as_str());
+        let now = Time(Timestamp::now());
+        condition::set(&mut conditions, kind::ESCALATING, truth, reason, message, report.generation, now);
+        let mut status = json!({"conditions": conditions});
+        if let Some(escalated) = &report.escalated {
+            status["escalated"] = json!(escalated);
+        }
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/v1alpha1"), "kind": "PowerCappingPolicy",
+            "metadata": {"name": report.policy.name, "uid": report.uid, "resourceVersion": over.metadata.resource_version},
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch_status(&report.policy.name, &params, &Patch::Apply(&patch)).await
+    }
+}
+
+impl Taken {
+    fn remember(&self, step: &Step, memory: &mut Memory) {
+        let Some(fate) = self.fate else { return };
+        match &step.what {
+            What::Migrate(made) => migrate::apply::remember(made, fate, memory, &step.deed.uid, Timestamp::now()),
+            // With what is bounded we are not done: it is raised again, or lowered more.
+            What::Ceiling(_) if fate == Fate::Done => {}
+            _ => fate.remember(memory, &step.deed.uid, Timestamp::now()),
+        }
+    }
+}

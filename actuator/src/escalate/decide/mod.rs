@@ -1,0 +1,494 @@
+//! What is done next to workloads, rung by rung: pure, total, deterministic.
+//!
+//! ```text
+//!   pending actions ──▶ the rung that is due ──▶ the first victim that may be touched ──▶ a step
+//!        │                                                                             │
+//!        │            settle: did the power fall?  no: twice as long, after three: stop ◀┘
+//!        └─ none ──▶ undo, from the top down, while power stays below the release threshold
+//! ```
+//!
+//! Must hold: nothing is done that is not in the list of pending actions of somebody whose policy, in mode Enforce,
+//! selects the workload and permits the action. A policy has one step in hand at a time, and it stands in its status
+//! before it is done.
+
+mod budgets;
+pub mod ceilings;
+mod due;
+mod effect;
+mod evict;
+mod groups;
+mod jobs;
+mod lift;
+mod limits;
+mod migrate;
+mod needs;
+mod recreate;
+mod undo;
+mod workloads;
+
+use std::{cell::OnceCell, sync::Arc};
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use powercap_common::{
+    api::{Action, Deed, Escalated, PowerCappingPolicy},
+    condition::{self, Truth, kind},
+    policy::{Policy, PolicyId},
+    reason::Reason,
+};
+
+use self::{
+    budgets::Budgets, ceilings::Ceiling, lift::Held as Ceilinged, limits::InHand, needs::Need, workloads::Workloads,
+};
+use super::{
+    migrate::facts::Move,
+    observation::{Observation, PodName, Question, SuspendedByUs},
+};
+
+/// What is done, and what is said of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// What is done now, in this order.
+    pub steps: Vec<Step>,
+    /// What the policies' status says from now on, where it differs from what it says.
+    pub reports: Vec<Report>,
+    /// What is not done, and why.
+    pub held: Vec<Held>,
+    /// What the next decision would know.
+    pub questions: Vec<Question>,
+}
+
+/// One thing that is done. Its deed is written to the policy's status first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Whose ladder it is on.
+    pub policy: PolicyId,
+    /// What it is, as status tells it.
+    pub deed: Deed,
+    /// The same, as it is carried out.
+    pub what: What,
+    /// Why.
+    pub reason: Reason,
+    /// The status to write before; absent where there is no policy any more.
+    pub before: Option<Report>,
+    /// The status to write when the API server refused the step.
+    pub refused: Option<Report>,
+}
+
+/// How a step is carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// By the Eviction API, this very pod.
+    Evict(PodName),
+    /// `spec.suspend`, with a mark to know it by.
+    Suspend {
+        /// The Job's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The mark.
+        mark: SuspendedByUs,
+    },
+    /// The reverse of it.
+    Resume {
+        /// The Job's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A patch of the object that bounds a workload, or of a pod: up or down.
+    Ceiling(Ceiling),
+    /// A move of a migration.
+    Migrate(Move),
+}
+
+impl What {
+    /// Which fields change, from what to what, where that is not told by its kind.
+    #[must_use]
+    pub fn says(&self) -> Option<&str> {
+        match self {
+            Self::Ceiling(ceiling) => Some(ceiling.says()),
+            _ => None,
+        }
+    }
+
+    /// Why it is done.
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Evict(_) => Reason::Evicted,
+            Self::Suspend { .. } => Reason::JobSuspended,
+            Self::Resume { .. } => Reason::JobResumed,
+            Self::Ceiling(ceiling) => ceiling.reason(),
+            Self::Migrate(_) => Reason::Migrating,
+        }
+    }
+}
+
+/// What a policy's status says: `escalated` and the condition `Escalating`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Which policy.
+    pub policy: PolicyId,
+    /// The policy as this was decided on: where somebody has escalated it since, the report is void.
+    pub seen: Arc<PowerCappingPolicy>,
+    /// Its UID, for events.
+    pub uid: String,
+    /// How far it is.
+    pub escalated: Option<Escalated>,
+    /// Whether something is to be done.
+    pub truth: Truth,
+    /// Why it is as it is.
+    pub reason: Reason,
+    /// The same for people.
+    pub message: String,
+    /// Of the policy's spec.
+    pub generation: Option<i64>,
+}
+
+/// Something that stands to be done and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whose ladder it is on.
+    pub policy: PolicyId,
+    /// Which rung.
+    pub action: Action,
+    /// The pod, or else the workload.
+    pub subject: String,
+    /// Why not.
+    pub reason: Reason,
+}
+
+/// Why a pending action is no step now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It is done, or its victim is gone.
+    Done,
+    /// It may be done in a while; what comes after it is tried, and its rung is not exhausted.
+    Wait(Reason),
+    /// It cannot be done; what comes after it is tried.
+    Barred(Reason),
+}
+
+/// What the rungs judge by.
+struct Context<'a> {
+    seen: &'a Observation,
+    workloads: OnceCell<Workloads<'a>>,
+    budgets: Budgets<'a>,
+    /// What stands to be done on each policy's ladder, in the order of the policies.
+    needs: Vec<Vec<Need<'a>>>,
+    /// What has a ceiling of ours.
+    held: Vec<Ceilinged<'a>>,
+    rooms: OnceCell<migrate::Rooms<'a>>,
+    now: Timestamp,
+}
+
+impl<'a> Context<'a> {
+    /// Pods by their controllers: gathered when the first asks, since most are passed over for other reasons.
+    fn workloads(&self) -> &Workloads<'a> {
+        self.workloads.get_or_init(|| Workloads::of(self.seen))
+    }
+
+    /// What nodes and domains have left: reckoned when the first asks.
+    fn rooms(&self) -> &migrate::Rooms<'a> {
+        self.rooms.get_or_init(|| migrate::Rooms::of(self.seen))
+    }
+}
+
+/// Decides what is done now.
+#[must_use]
+pub fn decide(seen: &Observation, now: Timestamp) -> Plan {
+    let budgets = Budgets::of(seen);
+    let policies: Vec<_> = seen.policies.iter().map(|object| Policy::try_from(&**object).ok()).collect();
+    let (needs, held) = (needs::by_policy(seen, &policies), lift::held(seen));
+    let context = Context { seen, workloads: OnceCell::new(), budgets, needs, held, rooms: OnceCell::new(), now };
+    let mut in_hand = InHand::count(seen, now);
+    let mut plan = Plan::default();
+    for ((object, policy), needs) in seen.policies.iter().zip(&policies).zip(&context.needs) {
+        let Some(policy) = policy else { continue };
+        let standing = Standing::of(object, policy);
+        standing.turn(&context, needs, &mut in_hand, &mut plan);
+    }
+    undo::orphans(&context, &mut plan);
+    migrate::sweep(&context, &mut plan);
+    recreate::slowly(&context, &in_hand, &mut plan);
+    plan
+}
+
+/// A policy and how far it is, as it stands before this turn.
+struct Standing<'a> {
+    object: &'a Arc<PowerCappingPolicy>,
+    policy: &'a Policy,
+    escalated: Escalated,
+}
+
+impl<'a> Standing<'a> {
+    fn of(object: &'a Arc<PowerCappingPolicy>, policy: &'a Policy) -> Self {
+        let status = object.status.as_ref();
+        let mut escalated = status.and_then(|status| status.escalated.clone()).unwrap_or_default();
+        let said = status.and_then(|status| status.conditions.iter().find(|said| said.type_ == kind::ESCALATING));
+        // A person has edited it since: what was in vain may not be so any more.
+        if said.is_some_and(|said| said.observed_generation != object.metadata.generation) {
+            escalated.without_effect = 0;
+        }
+        Self { object, policy, escalated }
+    }
+
+    fn turn(mut self, context: &Context<'_>, needs: &[Need<'_>], in_hand: &mut InHand, plan: &mut Plan) {
+        if let Some(migration) = self.escalated.migration.clone() {
+            return migrate::onward(self, &migration, context, needs, plan);
+        }
+        let due = needs.iter().map(|need| need.action.action).find(|action| *action != Action::Freeze);
+        plan.questions.extend(ceilings::questions(needs, due));
+        if !needs.is_empty() {
+            if let Some(reason) = self.halted(context, needs) {
+                self.report(plan, Truth::False, reason, "nothing is done while this is so");
+                return;
+            }
+            // The very step that stands in status may not have been carried out.
+            match self.resumed(context, needs) {
+                Some(Ok(step)) => return plan.steps.push(step),
+                Some(Err(Hold::Wait(Reason::NotSeenYet))) => return,
+                // It is another's doing, and not in vain.
+                Some(Err(Hold::Barred(Reason::Contested))) => self.escalated.last = None,
+                Some(Err(_)) | None => {}
+            }
+        }
+        let verdict = due.map(|_| effect::judge(&mut self.escalated, context, self.policy, self.object));
+        // What awaits its effect is not forgotten for a freeze.
+        let is_judged = self.escalated.last.as_ref().is_none_or(|deed| due.is_none() || deed.undone);
+        if let Some((need, what, uid)) = self.freeze(context, needs, plan).filter(|_| is_judged) {
+            return self.step(context, need, what, uid, in_hand, plan);
+        }
+        match (verdict, due) {
+            (Some(effect::Verdict::Go), Some(due)) => self.climb(context, (needs, due), in_hand, plan),
+            (Some(effect::Verdict::Wait(reason)), _) => {
+                let message = effect::message(reason, &self.escalated);
+                self.report(plan, Truth::True, reason, &message);
+            }
+            _ => self.descend(context, plan),
+        }
+    }
+
+    /// The first workload that is to be kept from growing and is not yet. It waits for nothing.
+    fn freeze<'n>(
+        &self,
+        context: &Context<'_>,
+        needs: &'n [Need<'n>],
+        plan: &mut Plan,
+    ) -> Option<(&'n Need<'n>, What, String)> {
+        for need in needs.iter().filter(|need| need.action.action == Action::Freeze) {
+            match rung(context, self.object, self.policy, need) {
+                Ok((what, uid)) => return Some((need, what, uid)),
+                Err(Hold::Done) => {}
+                Err(Hold::Wait(reason) | Hold::Barred(reason)) => plan.held.push(self.held(need, reason)),
+            }
+        }
+        None
+    }
+
+    fn held(&self, need: &Need<'_>, reason: Reason) -> Held {
+        let subject = need.action.pod.clone().unwrap_or_else(|| need.action.workload.clone());
+        Held { policy: self.policy.id.clone(), action: need.action.action, subject, reason }
+    }
+
+    /// Why nothing may be done for this policy now.
+    fn halted(&self, context: &Context<'_>, needs: &[Need<'_>]) -> Option<Reason> {
+        let fresh = |conditions: &[Condition]| condition::truth(conditions, kind::DATA_FRESH) == Truth::True;
+        let stale = |need: &Need<'_>| match need.domain {
+            Some(domain) => !domain.status.as_ref().is_some_and(|status| fresh(&status.conditions)),
+            None => !self.object.status.as_ref().is_some_and(|status| fresh(&status.conditions)),
+        };
+        context.seen.halted.or_else(|| needs.iter().any(stale).then_some(Reason::DataStale))
+    }
+
+    /// Takes the first victim of the rung that is due.
+    fn climb(
+        mut self,
+        context: &Context<'_>,
+        (needs, due): (&[Need<'_>], Action),
+        in_hand: &mut InHand,
+        plan: &mut Plan,
+    ) {
+        let mut waits = None;
+        let mut barred = None;
+        for need in needs.iter().filter(|need| need.action.action == due) {
+            let may_begin = || {
+                due::due(self.object, self.policy, &self.escalated, need, context.now)?;
+                in_hand.room(context, self.policy, need)
+            };
+            let hold = match rung(context, self.object, self.policy, need) {
+                Ok((what, uid)) => match may_begin() {
+                    Ok(()) => return self.step(context, need, what, uid, in_hand, plan),
+                    Err(reason) => Hold::Wait(reason),
+                },
+                Err(hold) => hold,
+            };
+            let reason = match hold {
+                Hold::Done => continue,
+                Hold::Wait(reason) => *waits.get_or_insert(reason),
+                Hold::Barred(reason) => *barred.get_or_insert(reason),
+            };
+            plan.held.push(self.held(need, reason));
+        }
+        match waits {
+            // It is asked for, and known in a moment.
+            Some(Reason::NotSeenYet) => return,
+            Some(reason) => return self.report(plan, Truth::True, reason, "it is tried again in a while"),
+            None => {}
+        }
+        let reason = barred.unwrap_or(Reason::RungExhausted);
+        if self.escalated.exhausted != Some(due) {
+            self.escalated.exhausted = Some(due);
+            self.escalated.exhausted_since = Some(Time(context.now));
+        }
+        self.report(plan, Truth::True, reason, "nothing is left to do on the rung that is due");
+    }
+
+    fn step(
+        mut self,
+        context: &Context<'_>,
+        need: &Need<'_>,
+        what: What,
+        uid: String,
+        in_hand: &mut InHand,
+        plan: &mut Plan,
+    ) {
+        let action = need.action.action;
+        let refused = self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
+        let deed = Deed {
+            action,
+            undone: false,
+            workload: need.action.workload.clone(),
+            pod: need.action.pod.clone(),
+            uid,
+            domain: need.domain.and_then(|domain| domain.metadata.name.clone()),
+            frees_watts: match &what {
+                What::Ceiling(ceiling) => ceiling.frees_watts,
+                _ => need.action.frees_watts,
+            },
+            power_watts: effect::power(self.object, need.domain),
+        };
+        let reason = what.reason();
+        if let What::Migrate(Move::Hold(_, migration)) = &what {
+            self.escalated.migration = Some((**migration).clone());
+        }
+        self.escalated.rung = self.escalated.rung.max(action);
+        // There was something left to do on it after all.
+        if self.escalated.exhausted == Some(action) {
+            let at = self.policy.ladder.iter().position(|rung| rung.action == action);
+            let before = at.and_then(|at| self.policy.ladder[..at].last()).map(|rung| rung.action);
+            self.escalated.exhausted = before;
+            self.escalated.exhausted_since = before.and(Some(Time(context.now)));
+        }
+        // No watts fall by a freeze, and nothing waits for that.
+        if action != Action::Freeze {
+            in_hand.add(&self.policy.id.namespace, deed.domain.as_deref());
+            self.escalated.last_action = Some(Time(context.now));
+        }
+        self.escalated.last = Some(deed.clone());
+        let subject = deed.pod.as_ref().unwrap_or(&deed.workload);
+        let message = match what.says() {
+            Some(says) => format!("{action:?}: {subject}: {says}"),
+            None => format!("{action:?}: {subject}"),
+        };
+        let before = self.reported(Truth::True, Reason::Climbing, &message);
+        let policy = self.policy.id.clone();
+        plan.steps.push(Step { policy, deed, what, reason, before: Some(before), refused: Some(refused) });
+    }
+
+    /// The step that stands in status, where it is still to be done and its victim is still the same; or why not.
+    fn resumed(&self, context: &Context<'_>, needs: &[Need<'_>]) -> Option<Result<Step, Hold>> {
+        let deed = self.escalated.last.as_ref().filter(|deed| !deed.undone)?;
+        let same = |need: &&Need<'_>| {
+            let domain = need.domain.and_then(|domain| domain.metadata.name.as_ref());
+            need.action.action == deed.action
+                && (&need.action.workload, &need.action.pod, domain)
+                    == (&deed.workload, &deed.pod, deed.domain.as_ref())
+        };
+        let need = needs.iter().find(same)?;
+        let since = self.escalated.last_action.as_ref().filter(|_| deed.action == Action::Scale);
+        let again = since.and_then(|since| ceilings::again(context, self.policy, need, since.0));
+        let (what, uid) = match again.unwrap_or_else(|| rung(context, self.object, self.policy, need)) {
+            Ok(found) => found,
+            Err(hold) => return Some(Err(hold)),
+        };
+        if uid != deed.uid {
+            return None;
+        }
+        let last_action = self.escalated.last_action.clone().filter(|_| deed.action == Action::Freeze);
+        let escalated = Escalated { last: None, last_action, ..self.escalated.clone() };
+        let mut refused =
+            self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
+        refused.escalated = Some(escalated);
+        let (policy, reason) = (self.policy.id.clone(), what.reason());
+        Some(Ok(Step { policy, deed: deed.clone(), what, reason, before: None, refused: Some(refused) }))
+    }
+
+    /// Nothing is to be done any more, but that nothing grows.
+    fn descend(mut self, context: &Context<'_>, plan: &mut Plan) {
+        if self.object.status.as_ref().is_none_or(|status| status.escalated.is_none()) && !undo::any(context, &self) {
+            return;
+        }
+        self.escalated.without_effect = 0;
+        (self.escalated.exhausted, self.escalated.exhausted_since) = (None, None);
+        if let Some(reason) = context.seen.halted {
+            return self.report(plan, Truth::False, reason, "nothing is undone while this is so");
+        }
+        undo::down(self, context, plan);
+    }
+
+    fn reported(&self, truth: Truth, reason: Reason, message: &str) -> Report {
+        Report {
+            policy: self.policy.id.clone(),
+            seen: Arc::clone(self.object),
+            uid: self.object.metadata.uid.clone().unwrap_or_default(),
+            escalated: Some(self.escalated.clone()),
+            truth,
+            reason,
+            message: message.to_owned(),
+            generation: self.object.metadata.generation,
+        }
+    }
+
+    /// Says how it is, unless that is said already.
+    fn report(&self, plan: &mut Plan, truth: Truth, reason: Reason, message: &str) {
+        let report = self.reported(truth, reason, message);
+        if !report.is_said(self.object) {
+            plan.reports.push(report);
+        }
+    }
+}
+
+impl Report {
+    fn is_said(&self, object: &PowerCappingPolicy) -> bool {
+        let Some(status) = &object.status else { return false };
+        let said = status.conditions.iter().find(|said| said.type_ == kind::ESCALATING);
+        status.escalated == self.escalated
+            && match said {
+                Some(said) => {
+                    (said.status.as_str(), said.reason.as_str()) == (self.truth.as_str(), self.reason.as_str())
+                        && (&said.message, said.observed_generation) == (&self.message, self.generation)
+                }
+                None => self.escalated.is_none(),
+            }
+    }
+}
+
+/// Asks the rung of a pending action what is to be done, and to which object.
+///
+/// Each is a module with a `due`.
+fn rung(
+    context: &Context<'_>,
+    object: &PowerCappingPolicy,
+    policy: &Policy,
+    need: &Need<'_>,
+) -> Result<(What, String), Hold> {
+    match need.action.action {
+        Action::Evict => evict::due(context, object, policy, need),
+        Action::Throttle => Err(Hold::Done),
+        Action::Freeze | Action::Resize | Action::Scale => ceilings::due(context, object, policy, need),
+        Action::Migrate => migrate::due(context, object, policy, need),
+    }
+}
