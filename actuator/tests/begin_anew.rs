@@ -1,8 +1,5 @@
 //! What becomes of a node when its agent begins anew: after a crash, a hundred of them, a rollout back by
 //! a version, another image, another object. What stands in the hardware is not raised by any of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_wrap, reason = "a test")]
-
-mod rack;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -25,8 +22,9 @@ use powercap_common::{
     reason::Reason,
     units::{Megahertz, Watts},
 };
-use rack::{BOOT, BUSY, Fault, OVERHEAD, Rack, ceiling, granted};
 use serde_json::json;
+
+use crate::rack::{BOOT, BUSY, Fault, OVERHEAD, Rack, ceiling, granted};
 
 /// A node and what outlives its agent: the hardware, the journal, the status.
 struct Node {

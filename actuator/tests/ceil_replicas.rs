@@ -1,7 +1,4 @@
 //! Which object bounds a workload, how it is frozen and lowered, and that it comes back as it was.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod store;
 
 use k8s_openapi::jiff::Timestamp;
 use powercap_actuator::escalate::ceilings::{
@@ -14,7 +11,8 @@ use powercap_actuator::escalate::ceilings::{
 use powercap_common::reason::Reason;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use store::Store;
+
+use crate::store::Store;
 
 const BY: By<'_> = By { workload: "Deployment/chat", policy: "chat", domain: None, watts: 100 };
 

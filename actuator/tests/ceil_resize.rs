@@ -1,5 +1,4 @@
 //! CPU limits of a pod: how low, never of whom, and back as they were.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
 //! A cluster where neither KEDA, nor KServe, nor the Vertical Pod Autoscaler is installed, or KEDA is no more.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use axum::{
     Json, Router,

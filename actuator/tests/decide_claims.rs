@@ -1,7 +1,4 @@
 //! What must hold of every decision, each as a claim.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_wrap, reason = "a test")]
-
-mod rack;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +16,8 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 use proptest::prelude::*;
-use rack::{BUSY, IDLE, Rack, Work, ceiling, granted};
+
+use crate::rack::{BUSY, IDLE, Rack, Work, ceiling, granted};
 
 fn without_grant() -> Orders {
     Orders { grant: None, ..granted(1, 1) }
@@ -207,7 +205,7 @@ fn a_board_that_takes_no_limits_is_held_by_its_clocks() {
 }
 
 fn powercap_envelope(grant: u32) -> f64 {
-    rack::OVERHEAD.envelope(Watts::new(grant)).as_f64()
+    crate::rack::OVERHEAD.envelope(Watts::new(grant)).as_f64()
 }
 
 #[test]

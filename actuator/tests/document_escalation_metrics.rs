@@ -1,15 +1,13 @@
 //! The page of metrics names what the escalating actuator exposes, and nothing else.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod ladder;
 
 use std::collections::BTreeMap;
 
-use ladder::{Site, condition};
 use powercap_actuator::escalate::metrics::Metrics;
 use powercap_common::api::Action;
 use prometheus_client::encoding::text::encode;
 use serde_json::json;
+
+use crate::ladder::{Site, condition};
 
 /// A leader whose policy has stopped, with a victim that is never evicted.
 fn site() -> Site {

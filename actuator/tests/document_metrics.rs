@@ -1,7 +1,4 @@
 //! The page of metrics names what the node agent exposes, and nothing else.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod rack;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +10,8 @@ use powercap_actuator::node::{
 };
 use powercap_common::{reason::Reason, units::Megahertz};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use rack::{BUSY, Rack, TICK, granted};
+
+use crate::rack::{BUSY, Rack, TICK, granted};
 
 /// Metrics after everything that the agent counts has happened once: series without a value are not shown.
 fn busy() -> Registry {

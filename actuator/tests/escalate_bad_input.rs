@@ -1,13 +1,7 @@
 //! What clusters do while somebody escalates: namespaces go, workloads shrink, replacements never come, others write.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod cluster;
-mod ladder;
 
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, World, at};
-use ladder::{Site, evicted, reasons};
 use powercap_actuator::escalate::{
     apply::Writer,
     decide::{Plan, Step, decide},
@@ -17,6 +11,11 @@ use powercap_actuator::escalate::{
 use powercap_common::{api::Action, reason::Reason};
 use powercap_process::leader::Leadership;
 use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, World, at},
+    ladder::{Site, evicted, reasons},
+};
 
 /// A cluster, and the first step that is decided there.
 async fn decided() -> (Cluster, Step) {

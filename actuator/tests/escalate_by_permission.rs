@@ -1,5 +1,4 @@
 //! Whatever the world is like: nothing is touched that is not in the list of somebody who permits it.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 

@@ -1,13 +1,7 @@
 //! Freeze, Resize and Scale on the ladder: up rung by rung, and all the way down, whoever else writes or leads.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-#![allow(dead_code, reason = "the other tests of the store use the rest of it")]
-
-mod ladder;
-mod store;
 
 use std::sync::Arc;
 
-use ladder::{Site, reasons};
 use powercap_actuator::escalate::{
     ceilings::{
         bounds,
@@ -20,7 +14,11 @@ use powercap_actuator::escalate::{
 };
 use powercap_common::{api::Action, reason::Reason};
 use serde_json::{Value, json};
-use store::Store;
+
+use crate::{
+    ladder::{Site, reasons},
+    store::Store,
+};
 
 const WATTS: u32 = 100;
 
@@ -54,7 +52,7 @@ impl World {
         let pending = |action: &&str| {
             let frees = if *action == "Freeze" { 0 } else { WATTS };
             json!({"action": action, "namespace": "llm", "workload": "Deployment/chat", "freesWatts": frees,
-                "reason": "FloorReached", "since": ladder::at(-100)})
+                "reason": "FloorReached", "since": crate::ladder::at(-100)})
         };
         let pending: Vec<_> = actions.iter().map(pending).collect();
         self.site.status(&json!({"pendingActions": pending}));
@@ -79,7 +77,7 @@ impl World {
         ceilings.sites = [(name, Some(Arc::new(site)))].into();
         let (power, cap) = (self.replicas * WATTS, self.site.seen.policies[0].spec.power_cap_limit_watts);
         let within = if power > cap { "False" } else { "True" };
-        let conditions = [ladder::condition("DataFresh", "True"), ladder::condition("WithinCap", within)];
+        let conditions = [crate::ladder::condition("DataFresh", "True"), crate::ladder::condition("WithinCap", within)];
         let said = self.site.seen.policies[0].status.clone().unwrap_or_default().conditions;
         let said = said.into_iter().filter(|said| said.type_ == "Escalating").map(|said| json!(said));
         let conditions: Vec<_> = conditions.into_iter().chain(said).collect();
@@ -211,7 +209,7 @@ fn a_step_that_was_carried_out_before_its_leader_died_is_not_taken_once_more() {
     assert_eq!(world.turn(2), ["maxReplicas 12 → 5, minReplicas 8 → 5"], "as if killed before the change");
     // As if killed after it, and with readings from before it.
     world.site.status(&json!({"currentPowerWatts": 800, "conditions": [
-        ladder::condition("DataFresh", "True"), ladder::condition("WithinCap", "False")]}));
+        crate::ladder::condition("DataFresh", "True"), crate::ladder::condition("WithinCap", "False")]}));
     let plan = world.site.decide(3);
     assert_eq!((says(&plan).len(), reasons(&plan)), (0, vec![Reason::AwaitingEffect]));
 }
@@ -258,7 +256,7 @@ fn of_two_policies_on_one_workload_the_stricter_counts_until_neither_asks() {
     let mut world = World::new(&["Scale"]);
     world.turn(0);
     let asks = json!([{"action": "Scale", "namespace": "llm", "workload": "Deployment/chat", "freesWatts": WATTS,
-        "reason": "FloorReached", "since": ladder::at(-100)}]);
+        "reason": "FloorReached", "since": crate::ladder::at(-100)}]);
     world.pending(&[]);
     world.cap(5000);
     world.beside("other", &asks);
@@ -334,7 +332,7 @@ fn a_pods_cpu_limit_is_lowered_and_put_back_when_there_are_watts() {
     let mut pod = Stored { kind: Kind::Pod, value: pod };
     site.spec(&json!({"powerScope": "DevicesAndHost", "escalation": [{"action": "Throttle"}, {"action": "Resize"}]}));
     site.status(&json!({"pendingActions": [{"action": "Resize", "namespace": "llm", "workload": "ReplicaSet/chat",
-        "pod": "chat-1", "freesWatts": 100, "reason": "FloorReached", "since": ladder::at(-100)}]}));
+        "pod": "chat-1", "freesWatts": 100, "reason": "FloorReached", "since": crate::ladder::at(-100)}]}));
     let plan = site.decide(0);
     assert_eq!(plan.questions, [Question::Vpas("llm".into()), Question::Object(ObjectName::of(&pod))]);
     assert_eq!(plan.steps, []);

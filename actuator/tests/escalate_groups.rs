@@ -1,14 +1,12 @@
 //! Groups of a LeaderWorkerSet: they go as one, by their leader, or not at all.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod ladder;
 
 use std::sync::Arc;
 
-use ladder::{Site, at, evicted};
 use powercap_actuator::escalate::observation::{PodFacts, PodName};
 use powercap_common::{reason::Reason, target::Controller};
 use serde_json::{Value, json};
+
+use crate::ladder::{Site, at, evicted};
 
 /// Two groups of a leader and two workers; the second is listed.
 fn site(victim: &Value) -> Site {

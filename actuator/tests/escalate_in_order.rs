@@ -1,12 +1,10 @@
 //! What lower clocks cannot do is done to workloads: in order, by permission, one step in hand, and back.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
-mod ladder;
-
-use ladder::{Site, at, reasons};
 use powercap_actuator::escalate::decide::What;
 use powercap_common::{api::Action, reason::Reason};
 use serde_json::json;
+
+use crate::ladder::{Site, at, reasons};
 
 #[test]
 fn the_first_victim_of_the_list_is_evicted_and_stands_in_status_before() {
@@ -32,7 +30,7 @@ fn who_must_never_be_evicted_is_not_and_the_next_one_is() {
         let mut site = Site::new();
         site.change_pod("chat-1", &change);
         let plan = site.decide(0);
-        assert_eq!(ladder::evicted(&plan), ["solo-1"], "{what}");
+        assert_eq!(crate::ladder::evicted(&plan), ["solo-1"], "{what}");
         assert_eq!(plan.held[0].reason, reason, "{what}");
     }
 }
@@ -49,7 +47,7 @@ fn a_workload_that_is_not_whole_loses_no_replica() {
         let plan = site.decide(0);
         let held = plan.held.iter().map(|held| held.reason).collect::<Vec<_>>();
         assert_eq!(held.first(), Some(&reason), "{what}");
-        assert!(!ladder::evicted(&plan).contains(&"chat-1".to_owned()), "{what}");
+        assert!(!crate::ladder::evicted(&plan).contains(&"chat-1".to_owned()), "{what}");
     }
     let mut site = Site::new();
     site.seen.limits.minimum_replicas = 4;
@@ -62,12 +60,12 @@ fn budgets_are_asked_first() {
         let mut site = Site::new();
         site.budgets("chat", &allowed);
         let plan = site.decide(0);
-        assert_eq!(ladder::evicted(&plan), ["solo-1"]);
+        assert_eq!(crate::ladder::evicted(&plan), ["solo-1"]);
         assert_eq!(plan.held[0].reason, reason);
     }
     let mut site = Site::new();
     site.budgets("chat", &[1]);
-    assert_eq!(ladder::evicted(&site.decide(0)), ["chat-1"]);
+    assert_eq!(crate::ladder::evicted(&site.decide(0)), ["chat-1"]);
 }
 
 #[test]
@@ -89,7 +87,7 @@ fn nothing_is_done_while_the_recommender_admission_or_the_readings_are_silent() 
         assert_eq!(reasons(&plan), [reason]);
     }
     let mut site = Site::new();
-    site.status(&json!({"conditions": [ladder::condition("DataFresh", "False")]}));
+    site.status(&json!({"conditions": [crate::ladder::condition("DataFresh", "False")]}));
     let plan = site.decide(0);
     assert_eq!((plan.steps.len(), reasons(&plan)), (0, vec![Reason::DataStale]));
 }
@@ -100,7 +98,7 @@ fn a_step_whose_fate_is_unknown_is_the_next_step_and_no_other() {
     let plan = site.decide(0);
     site.apply_status(&plan);
     let again = site.decide(1);
-    assert_eq!(ladder::evicted(&again), ["chat-1"], "as if killed between the status and the eviction");
+    assert_eq!(crate::ladder::evicted(&again), ["chat-1"], "as if killed between the status and the eviction");
     assert_eq!(again.steps[0].before, None, "it stands there");
     site.change_pod("chat-1", &json!({"ending": true}));
     let plan = site.decide(2);
@@ -187,7 +185,7 @@ fn pods_with_stale_watts_are_made_anew_where_that_is_asked_for_and_nothing_else_
     assert_eq!(site.decide(0).steps, []);
     site.seen.limits.recreate_stale = true;
     let plan = site.decide(0);
-    assert_eq!((ladder::evicted(&plan), plan.steps[0].reason), (vec!["chat-1".to_owned()], Reason::WattsStale));
+    assert_eq!((crate::ladder::evicted(&plan), plan.steps[0].reason), (vec!["chat-1".to_owned()], Reason::WattsStale));
 }
 
 #[test]
@@ -199,7 +197,7 @@ fn a_rung_waits_for_its_own_seconds_since_the_rung_before_was_at_its_floor() {
     site.spec(&ladder(130));
     let plan = site.decide(29);
     assert_eq!((plan.steps.len(), reasons(&plan)), (0, vec![Reason::RungNotDue]));
-    assert_eq!(ladder::evicted(&site.decide(30)), ["chat-1"]);
+    assert_eq!(crate::ladder::evicted(&site.decide(30)), ["chat-1"]);
 
     let scale = |seconds: u32| {
         json!({"escalation": [{"action": "Throttle"}, {"action": "Scale", "afterSeconds": 10},
@@ -207,10 +205,10 @@ fn a_rung_waits_for_its_own_seconds_since_the_rung_before_was_at_its_floor() {
     };
     site.spec(&scale(130));
     assert_eq!(site.decide(39).steps, [], "a rung that was passed over is waited for too");
-    assert_eq!(ladder::evicted(&site.decide(40)), ["chat-1"]);
+    assert_eq!(crate::ladder::evicted(&site.decide(40)), ["chat-1"]);
     site.status(&json!({"escalated": {"exhausted": "Scale", "exhaustedSince": at(35)}}));
     assert_eq!(site.decide(164).steps, [], "since the rung before it had nothing left to do");
-    assert_eq!(ladder::evicted(&site.decide(165)), ["chat-1"]);
+    assert_eq!(crate::ladder::evicted(&site.decide(165)), ["chat-1"]);
 }
 
 #[test]
@@ -218,7 +216,7 @@ fn what_stands_to_be_done_is_not_done_while_power_is_within_the_cap_or_not_known
     for within in ["True", "Unknown"] {
         let mut site = Site::new();
         site.status(
-            &json!({"conditions": [ladder::condition("DataFresh", "True"), ladder::condition("WithinCap", within)]}),
+            &json!({"conditions": [crate::ladder::condition("DataFresh", "True"), crate::ladder::condition("WithinCap", within)]}),
         );
         let plan = site.decide(0);
         assert_eq!((plan.steps.len(), reasons(&plan)), (0, vec![Reason::PowerBelowCap]), "{within}");

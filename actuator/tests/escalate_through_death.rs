@@ -1,7 +1,4 @@
 //! Killed after any write, asleep before any write: the same end, and no pod too many.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod cluster;
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cluster::{Cluster, Fault, World, at};
 use powercap_actuator::escalate::{apply::Writer, decide::decide, metrics::Metrics, observation::Memory};
 use powercap_process::leader::Leadership;
+
+use crate::cluster::{Cluster, Fault, World, at};
 
 /// Seconds from one turn to the next, and how many until all is over.
 const TURN: i64 = 10;

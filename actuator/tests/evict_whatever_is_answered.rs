@@ -1,7 +1,4 @@
 //! Whatever the API server answers to an eviction, or does not: what becomes of it is known, and soon.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod ladder;
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,11 +11,12 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
-use ladder::Site;
 use powercap_actuator::escalate::{apply::Writer, metrics::Metrics, observation::Memory};
 use powercap_common::reason::Reason;
 use powercap_process::leader::Leadership;
 use serde_json::{Value, json};
+
+use crate::ladder::Site;
 
 /// What is answered to an eviction; 0 is nothing at all.
 #[derive(Clone)]

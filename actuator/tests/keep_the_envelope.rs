@@ -1,12 +1,9 @@
 //! Closed loop on simulated H100s: the loop holds the envelope, uses it, and comes to rest.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_wrap, reason = "a test")]
-
-mod rack;
-
-use rack::{BUSY, IDLE, OVERHEAD, Rack, Work, granted};
 
 use powercap_actuator::node::decide::Plan;
 use powercap_common::units::Watts;
+
+use crate::rack::{BUSY, IDLE, OVERHEAD, Rack, Work, granted};
 
 /// A training step of two seconds with a tenth of it spent in an all-reduce.
 const TRAINING: Work = |seconds| if seconds % 2.0 < 1.8 { (1.0, 0.1, 1.0) } else { (0.4, 0.8, 0.5) };

@@ -1,8 +1,5 @@
 //! What the devices were set to before they were touched comes back at a release, through restarts,
 //! reboots, bad disks and two agents; and lowering waits for no disk.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_wrap, reason = "a test")]
-
-mod rack;
 
 use std::{
     fs,
@@ -29,8 +26,9 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 use proptest::prelude::*;
-use rack::{BUSY, IDLE, Rack, ceiling, granted};
 use tokio::sync::watch;
+
+use crate::rack::{BUSY, IDLE, Rack, ceiling, granted};
 
 fn board(uuid: &str, limit: u32) -> Note {
     Note::Board { uuid: uuid.into(), limit: Some(Watts::new(limit)) }

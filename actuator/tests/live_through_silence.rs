@@ -1,8 +1,5 @@
 //! What a node does when nobody speaks to it any more, when somebody brakes, and when the agent itself
 //! begins anew: nothing is ever raised out of silence.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_wrap, reason = "a test")]
-
-mod rack;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,8 +22,9 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 use proptest::prelude::*;
-use rack::{BUSY, OVERHEAD, Rack, ceiling, granted};
 use serde_json::json;
+
+use crate::rack::{BUSY, OVERHEAD, Rack, ceiling, granted};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,12 +1,10 @@
 //! A pod is moved to a node outside of the domain in need: its place is held first, and one pod is evicted, once.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
-mod migration;
-
-use migration::Site;
 use powercap_actuator::escalate::{decide::What, migrate::facts::Move};
 use powercap_common::reason::Reason;
 use serde_json::json;
+
+use crate::migration::Site;
 
 #[test]
 fn a_place_is_held_then_the_source_is_tainted_then_the_pod_is_evicted_then_the_place_is_given_up() {

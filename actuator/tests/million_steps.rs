@@ -11,10 +11,6 @@
 //! Judged is what comes later than a change takes to settle, by its kind; the constants say which and why. A
 //! restart is no such change: it may only prolong one that is under way, and count more for a board that is not
 //! believed, for which the others then make room.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-#![allow(clippy::print_stderr, reason = "the seed of a failure must be known")]
-
-mod rack;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +23,8 @@ use powercap_common::{
     units::{Megahertz, Watts},
 };
 use powercap_simulated_hardware::BoardSpec;
-use rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, RackBoard, TICK, Work, ceiling, granted};
+
+use crate::rack::{BOOT, BUSY, Fault, IDLE, OVERHEAD, Rack, RackBoard, TICK, Work, ceiling, granted};
 
 /// Each once found something: a disbelieved board that fell silent was asked for more than it last showed; a
 /// clock was raised on a board without a limiter that would have stopped what the step overshot; a board that ignores

@@ -1,7 +1,4 @@
 //! What the status says of boards beside their ceilings: what they can do, and whose they are.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod rack;
 
 use std::sync::Arc;
 
@@ -20,7 +17,8 @@ use powercap_common::api::{
     GpuStatus,
 };
 use powercap_kubelet::messages::{ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources};
-use rack::{BUSY, Rack};
+
+use crate::rack::{BUSY, Rack};
 
 fn stated(seen: &Observation, profiles: &Profiles, tenancy: &Tenancy) -> Vec<GpuStatus> {
     let plan = decide(seen, None, &State::default());

@@ -1,7 +1,4 @@
 //! Closed loop on simulated H100s: who gives up watts first, who runs together, and who makes room.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-
-mod rack;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +13,8 @@ use powercap_common::{
 };
 use powercap_simulated_hardware::BoardSpec;
 use proptest::prelude::*;
-use rack::{BUSY, Fault, IDLE, OVERHEAD, Rack, ceiling, granted};
+
+use crate::rack::{BUSY, Fault, IDLE, OVERHEAD, Rack, ceiling, granted};
 
 /// A grant, and for each board its order of shedding and its group.
 fn orders(sequence: i64, watts: u32, boards: &[(u32, Option<&str>)]) -> Orders {

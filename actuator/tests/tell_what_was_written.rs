@@ -1,7 +1,4 @@
 //! Each write to a device is told with what was asked for, written and read back, and none floods the log.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod rack;
 
 use std::time::Duration;
 
@@ -16,7 +13,8 @@ use powercap_common::{
     reason::Reason,
     units::{Megahertz, Watts},
 };
-use rack::{BUSY, Rack, TICK, ceiling, granted};
+
+use crate::rack::{BUSY, Rack, TICK, ceiling, granted};
 
 #[test]
 fn a_cut_is_told_with_what_was_asked_for_written_and_read_back() {

@@ -1,5 +1,4 @@
 //! Which alerts are so, by what the objects say: a row for each alert, with the words that it carries.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

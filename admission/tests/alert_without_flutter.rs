@@ -1,5 +1,4 @@
 //! From looks to alerts: when one begins, when it ends, and what is told of it.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};

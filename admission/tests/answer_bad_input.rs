@@ -1,17 +1,16 @@
 //! Whatever is sent to the real server: a readable review of a pod is allowed, what is none gets a 4xx, and nobody
 //! keeps others waiting.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod served;
-mod world;
 
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use served::{Authority, Served, connect, read_all, review_of};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use world::{World, pod, watts};
+
+use crate::{
+    served::{Authority, Served, connect, read_all, review_of},
+    world::{World, pod, watts},
+};
 
 const JSON: &str = "application/json";
 

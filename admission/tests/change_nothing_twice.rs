@@ -1,8 +1,5 @@
 //! Over pods and clusters of all kinds: what admission made of a pod it leaves as it is, and it changes nothing else
 //! than requests, limits and its own annotation.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod world;
 
 use powercap_admission::cluster::Cluster;
 use powercap_common::{quantity::Quantity, units::Watts};
@@ -11,7 +8,8 @@ use proptest::{
     test_runner::TestCaseError,
 };
 use serde_json::{Map, Value, json};
-use world::{World, admitted, limit_range, node, quota};
+
+use crate::world::{World, admitted, limit_range, node, quota};
 
 fn amount() -> impl Strategy<Value = Value> {
     let texts =

@@ -1,19 +1,17 @@
 //! A connection on which nothing comes is closed, so that those of API servers that are gone take no room; one that is
 //! used, or on which an answer is owed, is not.
-#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
-
-mod served;
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 use powercap_admission::cluster::Cluster;
 use serde_json::json;
-use served::{Served, read_all, review_of};
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, sleep, timeout},
 };
+
+use crate::served::{Served, read_all, review_of};
 
 const IDLE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(5);

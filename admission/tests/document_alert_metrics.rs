@@ -1,5 +1,4 @@
 //! The page of metrics names what alerts expose.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,5 +1,4 @@
 //! The page of metrics names what the webhook exposes, and nothing else.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,23 +1,20 @@
 //! A process that is ready and told to end: API servers hear of it before it stops listening, what was begun is
 //! answered, and it is gone in time.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "../../recommender/tests/apiserver/mod.rs"]
-mod apiserver;
-mod process;
-mod served;
 
 use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use apiserver::ApiServer;
-use process::Admission;
 use serde_json::json;
-use served::{Authority, connect, read_all, review_of};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
+
+use crate::{
+    apiserver::ApiServer,
+    process::Admission,
+    served::{Authority, connect, read_all, review_of},
+};
 
 /// Ready, by a certificate of this authority; at its end it still takes reviews for so long.
 struct Ready {

@@ -1,15 +1,8 @@
 //! However many come and however much they send, little is held: of connections there are so many and no more, and
 //! bodies that do not end take only the room that is theirs.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "../../recommender/tests/apiserver/mod.rs"]
-mod apiserver;
-mod process;
-mod served;
 
 use std::{convert::Infallible, time::Duration};
 
-use apiserver::ApiServer;
 use futures::{
     StreamExt,
     future::join_all,
@@ -23,11 +16,15 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use powercap_admission::cluster::Cluster;
-use process::Admission;
 use serde_json::json;
-use served::{Authority, Served, connect, review_of};
 use tempfile::TempDir;
 use tokio::time::timeout;
+
+use crate::{
+    apiserver::ApiServer,
+    process::Admission,
+    served::{Authority, Served, connect, review_of},
+};
 
 /// As docs/admission.md says.
 const CONNECTIONS: usize = 256;

@@ -1,5 +1,4 @@
 //! What is refused, and what is let in with which warning: a row for each rule.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::sync::Arc;
 

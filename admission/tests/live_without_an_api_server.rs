@@ -1,16 +1,14 @@
 //! The process while the API server is away: alive, not ready, asked for nothing that it could not answer, and it ends
 //! when it is told to.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod process;
 
 use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use process::{Admission, free};
 use serde_json::json;
+
+use crate::process::{Admission, free};
 
 /// With an API server that is not there.
 fn start() -> Admission {

@@ -1,11 +1,9 @@
 //! CPU and memory of new pods, where a policy controls them.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod world;
 
 use powercap_common::reason::Reason;
 use serde_json::{Value, json};
-use world::{World, limit_range, pod, quota};
+
+use crate::world::{World, limit_range, pod, quota};
 
 /// A policy that controls CPU and memory, and recommends 2 cores and 1 GiB.
 fn world(values: &str) -> World {

@@ -1,14 +1,13 @@
 //! The watts that new pods request, and when they request none.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod served;
-mod world;
 
 use powercap_admission::{cluster::Taint, review::answer};
 use powercap_common::{reason::Reason, units::Watts};
 use serde_json::{Value, json};
-use served::review_of;
-use world::{NAMESPACE, World, limit_range, node, pod, quota, watts};
+
+use crate::{
+    served::review_of,
+    world::{NAMESPACE, World, limit_range, node, pod, quota, watts},
+};
 
 /// What was decided in one word, and how many changes.
 fn outcome(world: &World, pod: &Value) -> (Reason, usize) {
@@ -46,7 +45,7 @@ fn a_lower_request_of_a_persons_is_raised_and_a_higher_one_kept() {
 fn before_anything_is_known_the_boards_maximum_counts_and_a_pod_without_boards_requests_none() {
     let mut world = World::new();
     world.policy["status"] = json!({});
-    world.nodes.push(world::node("n2"));
+    world.nodes.push(crate::world::node("n2"));
     world.nodes[1].largest_board = Some(Watts::new(1000));
     let gpus = json!({"limits": {"nvidia.com/gpu": "4"}});
     let mutation = world.decide(&pod(&gpus));
@@ -178,7 +177,7 @@ fn pods_that_nobody_schedules_and_those_of_nobody_are_left_alone() {
         assert_eq!(outcome(&world, &pod), (reason, 0));
     }
     let elsewhere = powercap_admission::cluster::Cluster { namespaces: [].into(), ..world.cluster() };
-    let untouched = world::admitted(&elsewhere, &pod(&json!({})));
+    let untouched = crate::world::admitted(&elsewhere, &pod(&json!({})));
     assert_eq!(untouched, pod(&json!({})), "{NAMESPACE} has not opted in");
 }
 

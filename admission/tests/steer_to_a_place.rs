@@ -1,5 +1,4 @@
 //! A pod that is made in the place of one that is being moved prefers the node where its place is held; nobody else does.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 

@@ -4,9 +4,6 @@
 //! Chance alone finds what there is: to be guided by coverage, a fuzzer would have all of this compiled once more with
 //! instruments, which takes longer than the minute that it then runs. These run in every `cargo test`, a fixed number
 //! of times, and shrink what they find.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod world;
 
 use std::{fs, path::Path, sync::LazyLock};
 
@@ -17,7 +14,8 @@ use proptest::{
     sample::Index,
 };
 use serde_json::Value;
-use world::World;
+
+use crate::world::World;
 
 /// What readers of JSON, numbers and Kubernetes stumble over.
 const WORDS: [&str; 22] = [

@@ -1,7 +1,4 @@
 //! What fires is what each Alertmanager believes, whatever becomes of it and of the messages: real HTTP on loopback.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod receiver;
 
 use std::{
     collections::BTreeSet,
@@ -18,8 +15,9 @@ use proptest::{
     prelude::{Just, ProptestConfig, Strategy, prop_oneof, proptest},
     sample::subsequence,
 };
-use receiver::{Mood, Receiver};
 use tokio::{sync::watch, task::JoinHandle};
+
+use crate::receiver::{Mood, Receiver};
 
 const PACE: Pace = Pace {
     resend: Duration::from_millis(50),

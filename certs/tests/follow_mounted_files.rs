@@ -1,5 +1,4 @@
 //! Files that somebody else keeps are followed as a kubelet changes them, and never written.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 

@@ -1,5 +1,4 @@
 //! Whatever somebody does to the Secret, it is told what is wrong with it and what follows; nothing panics.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
 use std::{collections::BTreeMap, time::Duration};
 

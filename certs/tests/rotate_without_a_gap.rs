@@ -1,8 +1,5 @@
 //! Whatever replicas do and in whatever order, and however API servers lag within the overlap: no API server turns
 //! down what any replica shows.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +9,8 @@ use proptest::{
     prop_assert, proptest,
     test_runner::Config,
 };
-use world::World;
+
+use crate::world::World;
 
 const REPLICAS: usize = 3;
 const DAY: u64 = 86_400;

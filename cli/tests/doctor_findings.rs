@@ -1,7 +1,4 @@
 //! `doctor` finds what is missing, dead, stale or mislabelled, and says what mends it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod world;
 
 use jiff::SignedDuration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -18,7 +15,8 @@ use powercap_common::{
     reason::Reason,
 };
 use serde_json::json;
-use world::{condition, now, rack, stands_on_the_page};
+
+use crate::world::{condition, now, rack, stands_on_the_page};
 
 /// Everything is well.
 fn well() -> Seen {

@@ -1,7 +1,4 @@
 //! `explain` says who holds a pod back, in the documented words, and what would free it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod world;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_cli::{
@@ -18,11 +15,12 @@ use powercap_common::{
     reason::Reason,
 };
 use serde_json::json;
-use world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
+
+use crate::world::{BOARDS, TRAINING, condition, domain, now, rack, stands_on_the_page};
 
 fn of_pod(name: &str, caps: &Caps) -> Answer {
     let app = name.split('-').next().unwrap();
-    pod::explain(&world::pod(name, app, "Running", Some("rack-1")), caps, now())
+    pod::explain(&crate::world::pod(name, app, "Running", Some("rack-1")), caps, now())
 }
 
 #[test]
@@ -152,7 +150,7 @@ fn a_pod_is_told_what_is_pending_for_it_and_for_its_workload() {
     let mut caps = rack();
     pending(&mut caps);
     let pending = |controlled: bool, caps: &Caps| -> Vec<String> {
-        let mut pod = world::pod("training-0", "training", "Running", Some("rack-1"));
+        let mut pod = crate::world::pod("training-0", "training", "Running", Some("rack-1"));
         let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "training", "uid": "u", "controller": true}]);
         pod.metadata.owner_references = controlled.then(|| serde_json::from_value(owner).unwrap());
         let why = pod::explain(&pod, caps, now()).why;
@@ -279,10 +277,10 @@ fn a_pod_that_no_cap_can_hold_back_is_told_why_not() {
             "Pod demo/training-0 asks for 1 board, and its node's agent does not tell which: see `kubectl powercap explain node/rack-1`.",
         ),
     ] {
-        let answer = pod::explain(&world::pod("training-0", "training", phase, on), &caps, now());
+        let answer = pod::explain(&crate::world::pod("training-0", "training", phase, on), &caps, now());
         assert_eq!(answer.summary, says);
     }
-    let mut cpu_only = world::pod("web-0", "web", "Running", Some("rack-1"));
+    let mut cpu_only = crate::world::pod("web-0", "web", "Running", Some("rack-1"));
     cpu_only.spec.as_mut().unwrap().containers.clear();
     let answer = pod::explain(&cpu_only, &rack(), now());
     let says = "No power cap holds pod demo/web-0 back: its node's CPUs may run as fast as they can. It has no board.";

@@ -1,11 +1,9 @@
 //! `top` shows what is tightest first, and what is not known as `-` and last.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod world;
 
 use powercap_cli::{caps::Caps, flags::What, top::decide::view};
 use powercap_common::api::{NodeFrequencies, NodeFrequenciesSpec};
-use world::{domain, now, rack, stands_on_the_page};
+
+use crate::world::{domain, now, rack, stands_on_the_page};
 
 #[test]
 fn everything_is_shown_in_aligned_tables() {

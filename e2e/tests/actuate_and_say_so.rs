@@ -1,16 +1,14 @@
 //! What a node agent does can be seen where people look: whose its boards are, what they can do, and
 //! events on the Node.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use kube::{Api, api::ListParams};
 use powercap_common::api::{Capability, GpuStatus};
-use rack::Rack;
 use serde_json::json;
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn a_boards_tenants_are_the_pods_that_really_hold_it() {

@@ -1,14 +1,12 @@
 //! From metric to megahertz: an edit of a cap ends in clocks and watts on boards, and its end in their return.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use powercap_common::{
     api::{DeviceState, GpuCeiling, NodeFrequencies},
     condition::{Truth, kind},
 };
-use rack::Rack;
 use serde_json::json;
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn a_policy_cut_slows_its_own_boards_alone_and_says_so() {

@@ -1,15 +1,13 @@
 //! `kubectl powercap` answers "why is my pod slow", and finds what is broken, on a real cluster.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::{
     path::Path,
     process::{Command, Output},
 };
 
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn a_pod_slowed_by_its_policy_is_told_the_policy_its_boards_and_the_watts_that_it_lacks() {

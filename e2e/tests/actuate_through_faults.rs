@@ -1,11 +1,9 @@
 //! Faults of the thread: nothing is uncapped by them, a condition says what is wrong, and it heals.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use powercap_common::condition::{Truth, kind};
-use rack::Rack;
 use serde_json::json;
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {

@@ -1,7 +1,4 @@
 //! Uninstalling leaves the hardware as it was before, or says which node is not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +15,9 @@ use kube::{Api, api::ListParams};
 use powercap_common::api::PowerDomain;
 use powercap_e2e::cluster::existing::hardware_folders;
 use powercap_simulated_hardware::Root;
-use rack::{Rack, process::agents};
 use serde_json::json;
+
+use crate::rack::{Rack, process::agents};
 
 /// What an administrator had set on a board and on the CPUs of a policy, on each node, before we came.
 const LIMIT_MW: u32 = 550_000;

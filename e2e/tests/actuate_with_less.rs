@@ -1,7 +1,4 @@
 //! What the node agent is given, and what it does with less: it says what is missing and holds the rest.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::{
@@ -12,11 +9,12 @@ use powercap_common::{
     api::{DeviceState, NodeFrequencies},
     condition::{Truth, kind, truth},
 };
-use rack::{
+use serde_json::{Value, json};
+
+use crate::rack::{
     Rack,
     process::{agents, field},
 };
-use serde_json::{Value, json};
 
 /// The bit of CAP_SYS_ADMIN, which the kernel shows in hexadecimal masks.
 const SYS_ADMIN: u64 = 1 << 21;

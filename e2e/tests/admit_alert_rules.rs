@@ -1,5 +1,4 @@
 //! The rules for Prometheus say what admission says: promtool runs them over series, and each alert fires.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 

@@ -1,7 +1,4 @@
 //! An alert is seen in a real Alertmanager, routed to a receiver, and resolved.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -18,8 +15,9 @@ use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
 };
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn an_alert_reaches_its_receiver_and_is_resolved() {

@@ -1,20 +1,16 @@
 //! Admission refuses what no rule of one object alone can see, and says at once what works in another way than it seems.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
-mod refused;
 
 use std::{
     io::Write,
     process::{Command, Stdio},
 };
 
-use rack::Rack;
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn every_bad_object_is_refused_with_its_mend() {
     let rack = Rack::ready().await;
-    let files = refused::each_is_refused_with_its_mend(&rack.client, "tests/bad_objects").await;
+    let files = crate::refused::each_is_refused_with_its_mend(&rack.client, "tests/bad_objects").await;
     assert!(files >= 7, "the table of bad objects is in tests/bad_objects");
 }
 

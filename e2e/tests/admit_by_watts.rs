@@ -1,7 +1,4 @@
 //! kube-scheduler places by watts: the real scheduler, real kubelets, our recommender and our agents.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::process::Command;
 
@@ -12,11 +9,12 @@ use kube::{
 };
 use powercap_common::{api::WATTS, quantity::Quantity};
 use powercap_e2e::cluster::images::PAUSE_IMAGE;
-use rack::{
+use serde_json::json;
+
+use crate::rack::{
     Rack,
     process::{field, processes},
 };
-use serde_json::json;
 
 /// What a pod of eight boards requests.
 const WHOLE: u64 = 5600;

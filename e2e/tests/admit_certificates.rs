@@ -1,6 +1,5 @@
 //! The webhook's certificates on a real API server: agreed on, rotated under load, healed, with no more rights than
 //! the manifest gives.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
 use std::{process::Command, sync::Arc, time::Duration};
 

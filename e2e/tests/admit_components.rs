@@ -1,8 +1,5 @@
 //! Each component of the manifests does what it says to what is deployed, and a real API server takes the result: for
 //! kinds of others by the definitions that their makers publish.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod definitions;
 
 use std::{
     fs,
@@ -11,12 +8,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use definitions::{CERT_MANAGER, Definitions, KEDA, PROMETHEUS_OPERATOR};
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     apps::v1::{DaemonSet, Deployment},
     core::v1::{Container, PodSpec, Service},
 };
+
+use crate::definitions::{CERT_MANAGER, Definitions, KEDA, PROMETHEUS_OPERATOR};
 
 const LIBRARY: &str = "--nvml-library=/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1";
 

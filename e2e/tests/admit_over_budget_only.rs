@@ -1,15 +1,13 @@
 //! Escalation may close a node by its own taint and make placeholders, and change nothing else of nodes or pods.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 const OVER_BUDGET: &str = "powercapping.io/over-budget";
 

@@ -1,7 +1,4 @@
 //! An agent may write about its own node and nothing else, by the token that its pod really gets.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -15,8 +12,9 @@ use kube::{
     config::AuthInfo,
 };
 use powercap_common::api::NodeFrequencies;
-use rack::Rack;
 use serde_json::json;
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn an_agent_writes_the_status_of_its_own_node_alone() {

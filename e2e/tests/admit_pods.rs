@@ -1,8 +1,5 @@
 //! A real API server asks admission by its Service: new pods get their requests, and whatever becomes of admission,
 //! pods are created.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::{
     process::{Command, Stdio},
@@ -18,8 +15,9 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use powercap_common::api::{PowerCappingPolicy, WATTS};
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 /// A namespace that has opted in, and one that has not.
 const IN: &str = "admit-in";
@@ -63,7 +61,7 @@ async fn without_admission_pods_are_created_as_they_are_and_soon() {
     let leases = Api::<Lease>::namespaced(rack.client.clone(), "powercap-system");
     assert!(leases.get(ADMISSION).await.unwrap().spec.unwrap().renew_time.is_some(), "others know that it lives");
     rack.scale("powercap-system", ADMISSION, 0).await;
-    rack.eventually("no admission runs", 60, async |_| rack::process::processes(ADMISSION).is_empty()).await;
+    rack.eventually("no admission runs", 60, async |_| crate::rack::process::processes(ADMISSION).is_empty()).await;
     let begun = Instant::now();
     assert_eq!(watts(&created(&rack, IN, &pod("chat")).await), 0);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());

@@ -1,8 +1,5 @@
 //! An agent may say what its own Node advertises of watts, and nothing else of any Node, by the token that its
 //! pod really gets.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -10,8 +7,9 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use powercap_common::api::WATTS;
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn an_agent_changes_the_watts_of_its_own_node_and_nothing_else_of_any() {

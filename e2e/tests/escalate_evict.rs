@@ -1,8 +1,5 @@
 //! The ladder's last rung: where clocks cannot keep a cap, a pod is evicted, if its policy permits it and no
 //! PodDisruptionBudget forbids it, and one at a time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::collections::BTreeSet;
 
@@ -15,8 +12,9 @@ use powercap_common::{
     api::Action,
     condition::{Truth, kind},
 };
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 /// A cap that eight boards at their lowest clock do not keep.
 const CAP: u32 = 400;

@@ -1,10 +1,5 @@
 //! KServe's real controller: a policy names an InferenceService or an LLMInferenceService; Scale lowers the bounds of
 //! the service itself, KServe and its HPA follow, no pod is made anew, and without the permission the bounds return.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod definitions;
-mod kserve;
-mod rack;
 
 use std::collections::BTreeSet;
 
@@ -14,8 +9,9 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams},
 };
 use powercap_common::condition::Truth;
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 /// A cap that four boards at their lowest clock do not keep, and one does.
 const CAP: u32 = 200;
@@ -29,7 +25,7 @@ const ORIGINALS: &str = "powercapping.io/escalated";
 #[tokio::test]
 async fn a_service_of_kserve_is_scaled_by_its_own_bound_and_no_pod_is_made_anew() {
     let rack = Rack::ready().await;
-    let mut kserve = kserve::Kserve::start().await;
+    let mut kserve = crate::kserve::Kserve::start().await;
     // Its boards are for the service.
     rack.scale("demo", "inference", 0).await;
     services(&rack, "v1beta1", "InferenceService").create(&PostParams::default(), &service()).await.unwrap();

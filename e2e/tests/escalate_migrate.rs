@@ -1,8 +1,5 @@
 //! The rung Migrate: where a node's own domain cannot keep its cap by clocks, a pod is made anew on the other node,
 //! where its place was held.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use std::time::Instant;
 
@@ -16,8 +13,9 @@ use kube::{
 };
 use powercap_common::api::{Action, Migration, PowerDomain};
 use powercap_e2e::figures::Figure;
-use rack::{Rack, figures};
 use serde_json::json;
+
+use crate::rack::{Rack, figures};
 
 /// What a node of eight boards does not keep whatever their clocks are, and what both never draw.
 const LOW: u32 = 1500;

@@ -1,8 +1,5 @@
 //! The ladder's reversible rungs: where clocks cannot keep a cap, the workload neither grows nor keeps all its
 //! replicas, and it is what it was once the cap is given back.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::{
     api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler},
@@ -17,8 +14,9 @@ use powercap_common::{
     condition::{Truth, kind},
 };
 use powercap_e2e::figures::Figure;
-use rack::{Rack, figures};
 use serde_json::json;
+
+use crate::rack::{Rack, figures};
 
 /// A cap that eight boards at their lowest clock do not keep, and some of them do.
 const CAP: u32 = 400;

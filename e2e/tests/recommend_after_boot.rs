@@ -1,8 +1,5 @@
 //! A node that registers with the boot taint gets pods when its limits are set, and not before; the
 //! recommender can do nothing else to a node.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -10,8 +7,9 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use powercap_common::api::NodeFrequencies;
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 const OURS: &str = "powercapping.io/uninitialized";
 const OTHER: &str = "example.com/other";

@@ -1,14 +1,12 @@
 //! A policy that names a workload holds that workload's pods, and says which; a domain's tenancy binds it.
 //! Against a real API server: discovery, scale subresources, namespaces and events are its own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use powercap_common::{api::PowerCappingPolicyStatus, condition::Truth};
-use rack::Rack;
 use serde_json::{Value, json};
+
+use crate::rack::Rack;
 
 #[tokio::test]
 async fn a_policy_for_a_deployment_holds_its_pods_and_goes_on_when_it_names_nothing_there() {

@@ -1,11 +1,9 @@
 //! The telemetry is real: exporters in their true formats, scraped by a real Prometheus, alerts in a real
 //! Alertmanager, usage from a real metrics-server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
 
-mod rack;
-
-use rack::Rack;
 use serde_json::Value;
+
+use crate::rack::Rack;
 
 /// A GET through the API server's proxy to a Service.
 async fn get(rack: &Rack, namespace: &str, service: &str, path: &str) -> Value {

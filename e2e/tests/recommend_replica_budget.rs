@@ -1,19 +1,15 @@
 //! KEDA's real operator and adapter ask the recommender how many replicas a cap has watts for: load up, replicas up;
 //! cap down, replicas down, and down they stay while the load does; cap up, they return.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod definitions;
-mod keda;
-mod rack;
 
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::Api;
 use powercap_e2e::{beside::Beside, deployment};
-use rack::Rack;
 use serde_json::{Value, json};
 use tokio::process::Command;
+
+use crate::rack::Rack;
 
 /// All the replicas that there are boards for.
 const MOST: i32 = 8;
@@ -32,7 +28,7 @@ async fn keda_keeps_to_the_replicas_that_the_cap_has_watts_for() {
     let rate = target("rate");
     std::fs::write(&rate, "0.2").unwrap();
     let clients = clients(&rack, &rate).await;
-    let mut keda = keda::Keda::start(&rack.client).await;
+    let mut keda = crate::keda::Keda::start(&rack.client).await;
     let object = scaled_object(&rack).await.to_string();
     deployment::kubectl(&["apply", "--server-side", "-f", "-"], Some(&object)).await.unwrap();
     rack.eventually("without load two replicas stay", 150, async |rack| replicas(rack).await == 2).await;
@@ -71,8 +67,8 @@ async fn ready(rack: &Rack) -> i32 {
 
 /// As `manifests/components/keda/example.yaml` has it, for the rack's Deployment, and in less of a hurry to wait.
 async fn scaled_object(rack: &Rack) -> Value {
-    let prometheus = keda::address_of(&rack.client, "monitoring", "prometheus").await;
-    let scaler = keda::address_of(&rack.client, "powercap-system", "powercap-scaler").await;
+    let prometheus = crate::keda::address_of(&rack.client, "monitoring", "prometheus").await;
+    let scaler = crate::keda::address_of(&rack.client, "powercap-system", "powercap-scaler").await;
     let requests = r#"sum(vllm:num_requests_running{job="inference"} + vllm:num_requests_waiting{job="inference"})"#;
     json!({
         "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",

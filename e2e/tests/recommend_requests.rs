@@ -1,8 +1,5 @@
 //! What the real metrics-server tells of a pod becomes what its policy recommends, where the policy asks for it;
 //! watts are recommended without being asked for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helpers fail it")]
-
-mod rack;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -13,8 +10,9 @@ use powercap_common::{
     api::{Amounts, ContainerRecommendation, PowerCappingPolicy},
     quantity::Quantity,
 };
-use rack::Rack;
 use serde_json::json;
+
+use crate::rack::Rack;
 
 const NAMESPACE: &str = "demo";
 const NAME: &str = "burner";

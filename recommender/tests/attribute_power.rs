@@ -1,12 +1,10 @@
 //! What of a domain's power no pod accounts for: everything is counted, and nothing twice.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use powercap_common::units::Watts;
 use powercap_recommender::observation::PodName;
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// A rack of one node: 100 W unmanaged, 200 W beside its devices; a board of `chat-0` at 400 W, an idle
 /// one at 70 W, CPUs at 150 W.

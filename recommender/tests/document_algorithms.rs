@@ -1,5 +1,4 @@
 //! The page of the algorithms tells what the algorithms are and take, and its examples come out.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::{fmt::Write as _, fs, path::Path};
 

@@ -1,5 +1,4 @@
 //! The page of metrics names what the recommender exposes, and nothing else.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

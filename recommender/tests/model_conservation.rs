@@ -1,13 +1,11 @@
 //! The conservation protocol, every interleaving of it to a bounded depth: nothing that is late, lost, cut, restarted or led by
 //! two promises more than the cap; and each of its rules is needed.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod model;
 
 use std::{io::Write, time::Instant};
 
-use model::{CONSERVED, GIVEN_OUT, World, rules::Rules};
 use stateright::{Checker, HasDiscoveries, Model, Path};
+
+use crate::model::{CONSERVED, GIVEN_OUT, World, rules::Rules};
 
 /// Events in the world, terms of leadership, and how many steps deep.
 const WALKS: [(u8, u8, usize); 3] = [(1, 1, 10), (2, 1, 8), (1, 2, 7)];

@@ -1,6 +1,5 @@
 //! The parsers read the very pages that exporters print: the golden files of the simulator's exporters,
 //! each stamped with the version of the real one, scraped as Prometheus does it.
-#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::collections::BTreeSet;
 

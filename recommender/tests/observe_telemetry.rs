@@ -1,5 +1,4 @@
 //! What answers of Prometheus are taken to mean, and what bad ones are not.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,5 +1,4 @@
 //! What a query must say so that Thanos answers once for all replicas, and wholly, and Mimir for the right tenant.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 

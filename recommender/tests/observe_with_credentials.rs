@@ -1,5 +1,4 @@
 //! As whom Prometheus is asked: headers, our certificate, and whose certificate of its own is believed.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::{
     io::{Read, Write},

@@ -1,8 +1,5 @@
 //! When clocks are not enough, who is to give way is named: as the policies permit, no more than is needed, the
 //! same while nothing changes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,7 +11,8 @@ use powercap_common::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
-use world::World;
+
+use crate::world::World;
 
 /// A policy `llm/APP` whose clocks go no lower than half.
 fn policy(world: &mut World, app: &str, cap: u32, mode: &str, rungs: &[&str]) {

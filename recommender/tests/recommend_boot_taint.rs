@@ -1,7 +1,4 @@
 //! When the taint of nodes without limits is taken off.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::sync::Arc;
 
@@ -11,7 +8,8 @@ use powercap_recommender::{
     observe::workloads::{node_facts, slim_node},
 };
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 const BOOT: &str = "b1";
 

@@ -1,12 +1,4 @@
 //! What the algorithm, the performance and the precedence that people choose do to nodes and boards.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::needless_pass_by_value,
-    reason = "a test says so by failing, and hands over what it wrote"
-)]
-
-mod world;
 
 use std::sync::Arc;
 
@@ -15,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_common::{api::DeviceState, units::Watts};
 use powercap_recommender::observation::{Apart, PodName, Source};
 use serde_json::{Value, json};
-use world::World;
+
+use crate::world::World;
 
 /// A policy `llm/NAME` on pods with `app: APP`.
 fn policy(world: &mut World, name: &str, app: &str, cap: u32, more: Value) {

@@ -1,14 +1,12 @@
 //! Σ committed + unmanaged never rises above a domain's cap, whatever is late, lost or cut.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use powercap_common::{api::Acknowledged, units::Watts};
 use powercap_recommender::decide::{NodeWrite, grants::NO_LIMIT};
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
-use world::World;
+
+use crate::world::World;
 
 const NODES: usize = 4;
 /// Eight boards of 700 W, and 1000 W for the CPUs.

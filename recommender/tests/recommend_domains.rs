@@ -1,7 +1,4 @@
 //! What a domain grants, says and leaves alone.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use powercap_common::{
     api::{Brake, OnExpiry},
@@ -9,7 +6,8 @@ use powercap_common::{
 };
 use powercap_recommender::observation::Hold;
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// Two nodes of eight boards each, read just now, and a rack.
 fn rack(cap: u32, power: u32) -> World {

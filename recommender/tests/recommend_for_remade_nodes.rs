@@ -1,12 +1,10 @@
 //! A Node that was deleted and made again while its machine ran on counts as before.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::sync::Arc;
 
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// Two nodes that have acknowledged their grants; the objects go when their Nodes go.
 fn rack() -> World {

@@ -1,14 +1,12 @@
 //! A policy that names a workload caps that workload's pods, and goes on to while the workload is not to be found.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::sync::Arc;
 
 use powercap_common::{api::PowerCappingPolicyStatus, reason::Reason, target::Controller};
 use powercap_recommender::observation::{Hold, PodName, Target};
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// A policy `llm/chat` for the Deployment `chat`, of whose selector nothing is known yet; two pods with the
 /// label `app: chat`, each with a board of its own: one of the Deployment, one of something else.

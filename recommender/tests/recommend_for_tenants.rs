@@ -1,14 +1,12 @@
 //! Whose a device is: what the kubelet told its node's agent counts more than the labels of a series.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use powercap_common::api::Tenant;
 use powercap_recommender::{observation::PodName, observe::tenants::attribute};
-use world::World;
+
+use crate::world::World;
 
 /// Two boards on `n0` whose series say that `llm/chat-0` (selected by the policy `chat`) holds both.
 fn chat() -> (World, PodName, PodName) {

@@ -1,12 +1,10 @@
 //! Which reading counts where exporters and node agents tell of the same devices, and what is said of it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use jiff::SignedDuration;
 use powercap_common::units::{Megahertz, Watts};
 use powercap_recommender::observation::{Apart, GpuReading, Sample, Source};
-use world::World;
+
+use crate::world::World;
 
 /// A board of a pod of `chat` on n0 in a rack, at 690 W: more than its policy's cap lets it draw.
 fn chat() -> World {

@@ -1,9 +1,5 @@
 //! What a domain's meter tells beyond its nodes is unmanaged: it counts at once when it rises, slowly when it
 //! falls, and stays as it was while the meter tells nothing that can be true.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod prometheus;
-mod world;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,16 +8,19 @@ use powercap_recommender::{
     metrics::Metrics,
     observation::{Hold, MeterReading},
     observe::{
+        prometheus::{Access, Prometheus},
         meters::Meters,
         names::Names,
-        prometheus::{Access, Prometheus},
         telemetry::LatestTelemetry,
     },
 };
-use prometheus::{Manner, Series, Server, State};
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use serde_json::json;
-use world::World;
+
+use crate::{
+    prometheus::{Manner, Series, Server, State},
+    world::World,
+};
 
 /// What the two nodes of [`metered`] draw: 2 × ((8 × 300 + 200) × 1.04 + 1200).
 const NODES: u32 = 7808;

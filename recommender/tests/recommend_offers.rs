@@ -1,15 +1,12 @@
 //! Watts that nodes offer to new pods: conserved like grants, and where a pending pod could run.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod site;
-mod world;
 
 use k8s_openapi::api::core::v1::Taint;
 use powercap_common::units::Watts;
 use powercap_recommender::observation::PendingPod;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
 use serde_json::json;
-use site::{BOARD, BOARDS, OVERHEAD, Site, name};
+
+use crate::site::{BOARD, BOARDS, OVERHEAD, Site, name};
 
 /// What a pod of all boards of a node requests.
 const WHOLE: u32 = 8 * BOARD;

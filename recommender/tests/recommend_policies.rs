@@ -1,13 +1,11 @@
 //! What a policy asks for, says and leaves alone.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use jiff::SignedDuration;
 use powercap_common::reason::Reason;
 use powercap_recommender::observation::Hold;
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// Two boards of one pod of `chat` on n0, each at this power and clock, under a policy.
 fn chat(cap: u32, mode: &str, power: u32, clock: u32) -> World {

@@ -1,8 +1,5 @@
 //! How many replicas there are watts for: by the cap, by what the domain has left, and by what a replica would draw
 //! unhindered. What is not known is no number.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use jiff::SignedDuration;
 use powercap_common::{policy::PolicyId, reason::Reason, units::Watts};
@@ -13,7 +10,8 @@ use powercap_recommender::{
 };
 use proptest::prelude::{Just, Strategy, prop, prop_assert, prop_assume, proptest};
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// A rack of one node, and a policy of this many pods with a board each that draws so much.
 fn scene(cap: u32, draws: &[u32]) -> World {

@@ -1,12 +1,10 @@
 //! Domains within domains: every cap holds, and what one cannot use goes to the others.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use powercap_common::{api::Acknowledged, units::Watts};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// Racks `r0`, `r1`… of two nodes of eight boards each: node `n3` stands in `r1`.
 fn racks(caps: &[u32]) -> World {

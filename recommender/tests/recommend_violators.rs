@@ -1,8 +1,5 @@
 //! Who draws more than a share of a policy's cap is named, with what brings it down; nobody on the border
 //! flaps.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use jiff::SignedDuration;
 use powercap_common::{
@@ -10,7 +7,8 @@ use powercap_common::{
     units::Watts,
 };
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 /// Pods `chat-0`… of a board each, which draw this since two days, under an advised cap of 350 W for each.
 fn scene(powers: &[u32]) -> World {

@@ -1,8 +1,5 @@
 //! What new pods should request follows from what the policy's pods use, within what people and boards allow;
 //! running pods that request something else are told, and nothing is written while nothing changes.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says so by failing")]
-
-mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +19,8 @@ use powercap_recommender::{
 };
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert, proptest};
 use serde_json::{Value, json};
-use world::World;
+
+use crate::world::World;
 
 const PODS: usize = 2;
 const HOUR: i64 = 60;

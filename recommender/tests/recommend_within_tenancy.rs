@@ -1,11 +1,9 @@
 //! What a domain permits policies on its nodes: whose, up to which mode and priority, and on which devices.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use powercap_recommender::observation::PodName;
 use serde_json::{Value, json};
-use world::World;
+
+use crate::world::World;
 
 /// Two racks of a node each, a pod of `llm/chat` with a board on both; the policy `chat` enforces with
 /// priority 500.

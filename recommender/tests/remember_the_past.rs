@@ -1,9 +1,5 @@
 //! The past is read from Prometheus when leadership begins, kept up from then on, and told as peaks and
 //! forecasts. Without it everything goes on, and the condition says so.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod prometheus;
-mod world;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,14 +15,17 @@ use powercap_recommender::{
         window::Span,
     },
     observe::{
+        prometheus::{Access, Prometheus},
         names::Names,
         past::PastReader,
-        prometheus::{Access, Prometheus},
         telemetry::LatestTelemetry,
     },
 };
-use prometheus::{Manner, Series, Server};
-use world::World;
+
+use crate::{
+    prometheus::{Manner, Series, Server},
+    world::World,
+};
 
 /// A policy of two pods on a board each, in a rack, that have run for two days.
 fn scene() -> World {

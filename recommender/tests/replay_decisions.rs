@@ -1,7 +1,4 @@
 //! A recorded decision comes out the same, whatever it saw; and a recorder costs no decision.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,7 +22,8 @@ use powercap_recommender::{
 use prometheus_client::encoding::text::encode;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
 use serde_json::json;
-use world::World;
+
+use crate::world::World;
 
 const NODES: usize = 3;
 

@@ -1,12 +1,10 @@
 //! What running pods count with when watts are offered to new ones: what is not known of them is no watt that is
 //! free.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says so by failing")]
-
-mod world;
 
 use powercap_common::units::Watts;
 use powercap_recommender::observation::PodName;
-use world::World;
+
+use crate::world::World;
 
 /// The most that a board draws.
 const BOARD: u32 = 700;

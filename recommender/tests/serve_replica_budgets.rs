@@ -1,5 +1,4 @@
 //! What KEDA is told over gRPC: the budget, or an error that says what to mend; never a number for what is not known.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 

@@ -1,5 +1,4 @@
 //! What each algorithm makes of the same watts, and what none of them can do.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 use powercap_common::{api::AlgorithmSpec, units::Watts};
 use powercap_recommender::algorithms::{

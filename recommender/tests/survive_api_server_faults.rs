@@ -1,14 +1,12 @@
 //! Whatever the API server does: no panic, nothing raised above a cap, the reason is said within 30 s, what was
 //! asked for meanwhile is done once it is well again, and then nothing is written any more.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test says so by failing")]
-
-mod apiserver;
-mod process;
 
 use std::time::{Duration, Instant};
 
-use apiserver::{ApiServer, Link, Manner};
-use process::{CAP, Recommender, all_hold, edit_cap, eventually, rack, share, silence};
+use crate::{
+    apiserver::{ApiServer, Link, Manner},
+    process::{CAP, Recommender, all_hold, edit_cap, eventually, rack, share, silence},
+};
 
 /// A fault, how long it lasts, what is said of it, and how soon after it all is as it should be.
 struct Fault {

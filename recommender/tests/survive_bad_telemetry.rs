@@ -2,10 +2,6 @@
 //! and once it is over everything is as before and nothing is written any more.
 //!
 //! A Prometheus on a real socket misbehaves; everything from the query to the plan is the recommender's own.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod prometheus;
-mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,15 +12,18 @@ use powercap_recommender::{
     metrics::Metrics,
     observation::Telemetry,
     observe::{
-        names::Names,
         prometheus::{Access, Prometheus},
+        names::Names,
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
     },
 };
-use prometheus::{Manner, Series, Server, State};
 use serde_json::json;
-use world::World;
+
+use crate::{
+    prometheus::{Manner, Series, Server, State},
+    world::World,
+};
 
 const ROUND: i64 = 5;
 /// Rounds within which a condition has to say what is wrong: 30 s.

@@ -1,15 +1,14 @@
 //! Nodes that go, come back, are called otherwise or move between domains, objects that are huge, and policies that
 //! match very many pods: every cap holds at each step, each node ends up with its share, and then nothing is written.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test says so by failing")]
-
-mod apiserver;
-mod process;
 
 use std::time::Duration;
 
-use apiserver::{ApiServer, Key};
-use process::{CAP, Recommender, all_hold, domain, eventually, grants, node, rack, silence};
 use serde_json::{Value, json};
+
+use crate::{
+    apiserver::{ApiServer, Key},
+    process::{CAP, Recommender, all_hold, domain, eventually, grants, node, rack, silence},
+};
 
 const SETTLES: Duration = Duration::from_secs(60);
 
@@ -46,7 +45,7 @@ async fn nodes_go_and_come_and_move_and_every_cap_holds() {
     put_into(&server, "n1", "other");
     settles(&server, "two nodes moved to another domain", 4, 6000).await;
     for cap in [8000, CAP] {
-        process::edit_cap(&server, "other", cap);
+        crate::process::edit_cap(&server, "other", cap);
         for name in ["n0", "n1", "n3", "gpu-2"] {
             put_into(&server, name, "other");
         }
@@ -98,7 +97,7 @@ async fn huge_objects_and_very_many_pods_change_nothing() {
     );
 
     server.edit(&Key::of("powerdomains", "rack"), &annotated);
-    process::edit_cap(&server, "rack", 16_000);
+    crate::process::edit_cap(&server, "rack", 16_000);
     settles(&server, "after a cut", 4, 4000).await;
     assert!(recommender.runs() && !recommender.said(0).contains("panicked"));
 }

@@ -1,8 +1,5 @@
 //! A policy's status names the pods that are held back, by how much and why; events tell of the turns, and
 //! neither flutters.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-
-mod world;
 
 use std::sync::Arc;
 
@@ -14,7 +11,8 @@ use powercap_recommender::{
     decide::{Plan, events::Notice},
     observation::Subject,
 };
-use world::World;
+
+use crate::world::World;
 
 /// Pods `chat-0`… of a policy that keeps them within 500 W each, all on `n0`, each with a board.
 fn chat(pods: usize) -> World {

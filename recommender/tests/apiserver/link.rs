@@ -21,14 +21,16 @@ pub enum Link {
     OldSilent,
 }
 
-/// Carries connections to `server`; gives the address to connect to and the switch.
+/// Carries connections to `server`; gives the address to connect to and the switch, which a task listens to for each
+/// connection that is open.
 pub async fn lay(server: SocketAddr) -> (SocketAddr, watch::Sender<Link>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (switch, state) = watch::channel(Link::Up);
+    let (switch, _) = watch::channel(Link::Up);
+    let carried = switch.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let mut state = state.clone();
+            let mut state = carried.subscribe();
             let at_first = *state.borrow_and_update();
             tokio::spawn(carry(client, server, at_first, state));
         }

@@ -14,13 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
-
 pub use self::{
     link::Link,
     store::{Apply, Key, Refusal, Store},
 };
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
 
 /// How requests are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -115,6 +114,11 @@ impl ApiServer {
     /// From now on the wire is so.
     pub fn wire(&self, link: Link) {
         self.shared.link.send_replace(link);
+    }
+
+    /// How many connections are open. One whose client died counts until what came over it was read.
+    pub fn connections(&self) -> usize {
+        self.shared.link.receiver_count()
     }
 
     /// What is held on its way arrives.
