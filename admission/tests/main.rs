@@ -5,6 +5,7 @@ mod alert_of_what_is_so;
 mod alert_without_flutter;
 mod answer_bad_input;
 #[path = "../../recommender/tests/apiserver/mod.rs"]
+#[allow(dead_code, reason = "the tests of the recommender need more of it")]
 mod apiserver;
 mod change_nothing_twice;
 mod close_what_is_idle;

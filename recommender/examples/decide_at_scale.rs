@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a program for developers alone")]
 
 #[path = "../tests/world/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod world;
 
 use std::{

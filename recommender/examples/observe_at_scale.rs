@@ -7,6 +7,7 @@
 
 mod fleet;
 #[path = "../tests/prometheus/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod prometheus;
 
 use std::{

@@ -8,11 +8,14 @@
 #![allow(clippy::cast_precision_loss, reason = "figures are far below 2^53")]
 
 #[path = "../tests/apiserver/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod apiserver;
 mod fleet;
 #[path = "../tests/process/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod process;
 #[path = "../tests/prometheus/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod prometheus;
 
 use std::{

@@ -3,7 +3,6 @@
 //!
 //! Every write is counted, and can be the last that is heard of, or be held on its way; but for events, which no
 //! leader waits for.
-#![allow(dead_code, reason = "each test uses its part")]
 
 mod http;
 mod world;

@@ -1,5 +1,4 @@
 //! A namespace with a policy above its cap, and Deployments to take from.
-#![allow(dead_code, reason = "each test uses its part")]
 
 use std::{sync::Arc, time::Duration};
 

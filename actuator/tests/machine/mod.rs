@@ -1,5 +1,4 @@
 //! A simulated machine with the NVML stand-in, and the agent's threads and loop on it, without the API.
-#![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::{
@@ -42,12 +41,11 @@ pub fn library() -> PathBuf {
 pub struct Machine {
     pub root: Root,
     pub devices: Devices,
-    pub registry: Registry,
     start: Instant,
     state: State,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Machine {
@@ -91,7 +89,7 @@ impl Machine {
         let host = Arc::clone(&devices.host);
         observe::host::start(host, &root.cpufreq_path(), &root.powercap_path(), PERIOD, metrics).unwrap();
         let threads = vec![daemon, workload];
-        Self { root, devices, registry, start: Instant::now(), state: State::default(), stop, threads, folder }
+        Self { root, devices, start: Instant::now(), state: State::default(), stop, threads, _folder: folder }
     }
 
     pub fn seen(&self) -> Observation {

@@ -1,6 +1,5 @@
 //! Four nodes in two rows, of which one is above its cap, and a toy of what the cluster does: a scheduler, a controller,
 //! kubelets and the agents' watts.
-#![allow(dead_code, reason = "each test uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,6 +1,5 @@
 //! A node of simulated boards around `decide`, without threads: what was set is read back late, and
 //! power follows.
-#![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::expect_used, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a test")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -15,6 +15,7 @@
 
 mod load;
 #[path = "../../tests/served/mod.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
 mod served;
 mod server;
 mod world;

@@ -1,5 +1,4 @@
 //! Admission as it is deployed: its own process.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,4 @@
 //! The real server on loopback, certificates for it, and clients that behave as badly as they like.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     net::SocketAddr,

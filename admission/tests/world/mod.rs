@@ -1,5 +1,4 @@
 //! A small cluster, and pods for it, as JSON that people would write.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::Arc;
 

@@ -1,6 +1,5 @@
 //! A rack of two nodes under a domain, with a training and an inference workload under policies, as the
 //! API server holds it: the tests bend it.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;

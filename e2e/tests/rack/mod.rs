@@ -1,6 +1,5 @@
 //! The demo's rack as the tests use it: deployed once, put back to its manifests at the start of each
 //! test, and read in two ways: as the API tells it, and as the simulator knows it to be.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod account;
 pub mod figures;

@@ -216,8 +216,7 @@ async fn write(
             _ => state.store.put(&key, object),
         };
         if result.is_ok() && key.plural != "leases" {
-            let from = manager.to_owned();
-            state.writes.push(Write { at: Instant::now(), key: key.clone(), from });
+            state.writes.push(Write { at: Instant::now(), key: key.clone() });
             state.writes_left = state.writes_left.map(|left| left.saturating_sub(1));
         }
         result

@@ -1,7 +1,6 @@
 //! An API server on a real socket, as much of it as the recommender uses: lists in pages, watches with
 //! bookmarks, server-side apply, merge patches, subresources, Leases that are replaced in their version.
 //! It misbehaves when told to, and keeps account of what nodes were promised.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 mod http;
 mod ledger;
@@ -43,7 +42,6 @@ pub enum Manner {
 pub struct Write {
     pub at: Instant,
     pub key: Key,
-    pub from: String,
 }
 
 /// The server; clones share it.

@@ -1,5 +1,4 @@
 //! The recommender as it is deployed: its own process, against an [`ApiServer`].
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -23,8 +22,6 @@ pub const CAP: u32 = 24_000;
 pub struct Recommender {
     child: Child,
     log: Arc<Mutex<String>>,
-    /// Where it serves its metrics.
-    pub address: String,
     _folder: tempfile::TempDir,
 }
 
@@ -60,7 +57,7 @@ impl Recommender {
                 *kept.lock().unwrap_or_else(PoisonError::into_inner) += &(line + "\n");
             }
         });
-        Self { child, log, address, _folder: folder }
+        Self { child, log, _folder: folder }
     }
 
     /// What it has said since `from` bytes.

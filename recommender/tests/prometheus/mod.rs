@@ -1,6 +1,5 @@
 //! A Prometheus on a real socket: keeps series with the times of their samples, answers queries for them, of now
 //! and over a range, and misbehaves when told to. It knows as much PromQL as we ask it: names, `timestamp(…)`, `or`.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     collections::BTreeMap,

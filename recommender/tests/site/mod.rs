@@ -1,6 +1,5 @@
 //! A site in memory: the world, agents that advertise watts, and a toy scheduler that places pods by what is
 //! advertised, as kube-scheduler does. What each of them sees of the others may lag.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::Arc;
 

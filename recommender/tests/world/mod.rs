@@ -1,10 +1,6 @@
 //! A small cluster in memory: an API server that keeps objects, versions and epochs, agents that
 //! acknowledge when told to, and readings that stand still. `decide` runs on it as in the real thing.
-#![allow(
-    dead_code,
-    clippy::needless_pass_by_value,
-    reason = "each test file uses its part, and hands over what it wrote"
-)]
+#![allow(clippy::needless_pass_by_value, reason = "a test hands over what it wrote")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
