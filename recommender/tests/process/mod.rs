@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -31,12 +30,11 @@ impl Recommender {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let given =
             |default: &&str| arguments.iter().any(|argument| argument.split('=').next() == default.split('=').next());
         let defaults = ["--cycle-seconds=1", "--prometheus-url=http://127.0.0.1:9"];
         let mut child = Command::new(program())
-            .args(["--listen", &address])
+            .args(["--listen", "127.0.0.1:0"])
             .args(defaults.iter().filter(|default| !given(default)))
             .args(arguments)
             .env_clear()
