@@ -81,7 +81,6 @@ struct SeenResources {
 
 /// Drops from a node what no decision needs.
 pub fn slim_node(node: &mut SeenNode) {
-    node.metadata.managed_fields = None;
     if let Some(annotations) = &mut node.metadata.annotations {
         annotations.retain(|key, _| key == OVER_BUDGET);
     }

@@ -132,7 +132,6 @@ struct SeenCondition {
 
 /// Drops from a pod what no decision needs.
 pub fn slim_pod(pod: &mut SeenPod) {
-    pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.retain(|key, _| [MAY_LOSE_DATA, MIRROR, ANNOTATION].contains(&key.as_str()));
     }
@@ -190,7 +189,6 @@ struct SeenJobSpec {
 
 /// Drops from a Job what no decision needs.
 pub fn slim_job(job: &mut SeenJob) {
-    job.metadata.managed_fields = None;
     if let Some(annotations) = &mut job.metadata.annotations {
         annotations.retain(|key, _| key == SUSPENDED);
     }
