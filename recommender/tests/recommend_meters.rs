@@ -8,9 +8,9 @@ use powercap_recommender::{
     metrics::Metrics,
     observation::{Hold, MeterReading},
     observe::{
-        prometheus::{Access, Prometheus},
         meters::Meters,
         names::Names,
+        prometheus::{Access, Prometheus},
         telemetry::LatestTelemetry,
     },
 };

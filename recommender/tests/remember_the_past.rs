@@ -15,9 +15,9 @@ use powercap_recommender::{
         window::Span,
     },
     observe::{
-        prometheus::{Access, Prometheus},
         names::Names,
         past::PastReader,
+        prometheus::{Access, Prometheus},
         telemetry::LatestTelemetry,
     },
 };

@@ -12,8 +12,8 @@ use powercap_recommender::{
     metrics::Metrics,
     observation::Telemetry,
     observe::{
-        prometheus::{Access, Prometheus},
         names::Names,
+        prometheus::{Access, Prometheus},
         telemetry::{Inquiry, LatestTelemetry},
         tenants,
     },

@@ -1,7 +1,6 @@
 //! Definitions of others' kinds, as their makers publish them: from the Go module proxy, where `make e2e` has put
 //! them into the module cache before a cluster starts.
 
-
 use std::{
     path::{Path, PathBuf},
     process::Command,
