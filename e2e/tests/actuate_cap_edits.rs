@@ -50,11 +50,7 @@ async fn a_domain_cut_holds_at_the_meter_within_seconds_and_returns() {
     let rack = Rack::ready().await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
     rack.eventually("true power is below 7,200 W", 5, async |rack| rack.true_watts() <= 7200.0).await;
-    rack.eventually("both nodes acknowledge", 10, async |rack| {
-        let granted: u32 = rack.nodes().await.iter().filter_map(|node| node.spec.power_limit_watts).sum();
-        granted <= 7200 && rack.all_hold().await
-    })
-    .await;
+    rack.eventually("both nodes acknowledge", 10, async |rack| rack.all_hold_within(7200).await).await;
     rack.throughout("true power stays below 7,200 W", 10, async |rack| rack.true_watts() <= 7200.0).await;
     rack.eventually("the CPUs are slowed too, by cpufreq, and read back", 10, async |rack| {
         rack.nodes().await.iter().flat_map(|node| &node.status.as_ref().unwrap().cpus).all(|cpu| {

@@ -10,7 +10,7 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
     let rack = Rack::ready().await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
     rack.eventually("true power is below 7,200 W", 5, async |rack| rack.true_watts() <= 7200.0).await;
-    rack.eventually("both nodes hold", 10, async |rack| rack.all_hold().await).await;
+    rack.eventually("both nodes hold", 10, async |rack| rack.all_hold_within(7200).await).await;
 
     let agents = rack.pods("powercap-node", "app.kubernetes.io/component=actuator-node").await;
     assert_eq!(agents.len(), 2);
@@ -30,7 +30,7 @@ async fn a_killed_agent_uncaps_nothing_and_its_successor_takes_over() {
     rack.run_agents_on("linux").await;
     rack.edit_domain(json!({"powerCapLimitWatts": 6900})).await;
     rack.eventually("the next agents keep a lower cap", 60, async |rack| {
-        rack.true_watts() <= 6900.0 && rack.all_hold().await
+        rack.true_watts() <= 6900.0 && rack.all_hold_within(6900).await
     })
     .await;
 }
@@ -41,7 +41,7 @@ async fn without_prometheus_ceilings_stay_and_a_condition_says_so() {
     rack.edit_domain(json!({"powerCapLimitWatts": 7600})).await;
     rack.edit_policy("training", json!({"powerCapLimitWatts": 3200})).await;
     rack.eventually("the policy is carried out", 30, async |rack| {
-        rack.policy_condition("training", kind::WITHIN_CAP).await.0 == Truth::True && rack.all_hold().await
+        rack.policy_condition("training", kind::WITHIN_CAP).await.0 == Truth::True && rack.all_hold_within(7600).await
     })
     .await;
 
@@ -74,17 +74,17 @@ async fn without_prometheus_ceilings_stay_and_a_condition_says_so() {
 async fn a_recommender_that_restarts_raises_nothing() {
     let rack = Rack::ready().await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
-    rack.eventually("both nodes hold", 10, async |rack| rack.true_watts() <= 7200.0 && rack.all_hold().await).await;
+    rack.eventually("both nodes hold", 10, async |rack| {
+        rack.true_watts() <= 7200.0 && rack.all_hold_within(7200).await
+    })
+    .await;
     let terms = async |rack: &Rack| rack.nodes().await.iter().map(|node| node.spec.epoch.term).max();
     let term = terms(&rack).await;
     for pod in rack.pods("powercap-system", "app.kubernetes.io/component=recommender").await {
         rack.kill_pod(&pod).await;
     }
     rack.throughout("neither grants nor true power exceed 7,200 W", 10, async |rack| {
-        let nodes = rack.nodes().await;
-        // A node without a limit may draw anything.
-        let granted: Option<u32> = nodes.iter().map(|node| node.spec.power_limit_watts).sum();
-        nodes.len() == 2 && granted.is_some_and(|granted| granted <= 7200) && rack.true_watts() <= 7200.0
+        rack.granted().await.is_some_and(|granted| granted <= 7200) && rack.true_watts() <= 7200.0
     })
     .await;
     rack.edit_domain(json!({"powerCapLimitWatts": 6900})).await;

@@ -103,8 +103,10 @@ async fn without_the_cpufreq_folder_the_agent_starts_and_says_so() {
         })
     })
     .await;
-    rack.eventually("the boards keep the cap", 20, async |rack| rack.true_watts() <= 7200.0 && rack.all_hold().await)
-        .await;
+    rack.eventually("the boards keep the cap", 20, async |rack| {
+        rack.true_watts() <= 7200.0 && rack.all_hold_within(7200).await
+    })
+    .await;
     put_back(rack).await;
 }
 

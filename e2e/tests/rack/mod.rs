@@ -74,6 +74,17 @@ impl Rack {
             })
     }
 
+    /// Whether what every node holds is within a cap that was set: grants of before may still be held.
+    pub async fn all_hold_within(&self, cap: u32) -> bool {
+        self.granted().await.is_some_and(|granted| granted <= cap) && self.all_hold().await
+    }
+
+    /// What both nodes are granted together; none while one of them may draw anything.
+    pub async fn granted(&self) -> Option<u32> {
+        let nodes = self.nodes().await;
+        nodes.iter().map(|node| node.spec.power_limit_watts).sum::<Option<u32>>().filter(|_| nodes.len() == 2)
+    }
+
     pub async fn nodes(&self) -> Vec<NodeFrequencies> {
         Api::<NodeFrequencies>::all(self.client.clone()).list(&ListParams::default()).await.unwrap().items
     }
