@@ -2,7 +2,9 @@
 //!
 //! The model: a board's power above idle grows as its clock to the power 2.3, measured on an A100 with a
 //! compute-bound load (a memory-bound load grows as 1.4, so that its ceiling comes out lower than
-//! needed at first and is relaxed by the next readings). The ceiling is one for all devices.
+//! needed at first and is relaxed by the next readings). No board draws more than its highest limit: without that
+//! bound one that has just begun, some watts above idle at its lowest clock, would be taken for thousands. The
+//! ceiling is one for all devices.
 //!
 //! ```text
 //!              power ≥ capping threshold: down at once, to what fits the threshold
@@ -28,6 +30,8 @@ pub struct Loaded {
     pub clock: Megahertz,
     /// What it draws without work.
     pub idle: Watts,
+    /// Its highest power limit; `None`: not known.
+    pub most: Option<Watts>,
 }
 
 /// What the readings ask for.
@@ -115,7 +119,9 @@ fn predicted(devices: &[Loaded], clock: Megahertz) -> Watts {
     let at = |device: &Loaded| {
         let ratio = f64::from(clock.get()) / f64::from(device.clock.get().max(1));
         let above_idle = device.power.saturating_sub(device.idle);
-        device.power.min(device.idle) + above_idle.scaled(ratio.powf(EXPONENT))
+        let unlimited = device.power.min(device.idle) + above_idle.scaled(ratio.powf(EXPONENT));
+        // Its sensor may tell more than its limit.
+        device.most.map_or(unlimited, |most| unlimited.min(most.max(device.power)))
     };
     devices.iter().map(at).sum()
 }
@@ -131,8 +137,12 @@ mod tests {
     const RANGE: Range = Range { lowest: Megahertz::new(345), highest: Megahertz::new(1980) };
 
     fn boards(power: u32, clock: u32) -> Vec<Loaded> {
-        let board = Loaded { power: Watts::new(power), clock: Megahertz::new(clock), idle: Watts::new(70) };
-        vec![board; 8]
+        vec![board(power, clock); 8]
+    }
+
+    fn board(power: u32, clock: u32) -> Loaded {
+        let most = Some(Watts::new(700));
+        Loaded { power: Watts::new(power), clock: Megahertz::new(clock), idle: Watts::new(70), most }
     }
 
     #[test]
@@ -185,6 +195,16 @@ mod tests {
                 assert!(next.is_none_or(|next| next >= range.lowest), "{range:?} {pressure:?}: {next:?}");
             }
         }
+    }
+
+    #[test]
+    fn boards_that_have_just_begun_count_with_no_more_than_they_can_draw() {
+        let devices = [vec![board(600, 1800); 4], vec![board(200, 345); 4]].concat();
+        let ceiling = next(Some(Megahertz::new(1980)), Pressure::Lower, &devices, Watts::new(4 * 950), RANGE);
+        // By the model alone each of the new would draw 70 + (200 − 70) × (1980 ÷ 345) ^ 2.3 = 7,300 W at the highest
+        // clock, and all would be held to 735 MHz. With 700 W for each of them 250 W are left for each of the others:
+        // ((250 − 70) ÷ (600 − 70)) ^ (1 ÷ 2.3) × 1800 = 1125
+        assert_eq!(ceiling, Some(Megahertz::new(1125)));
     }
 
     #[test]

@@ -126,7 +126,8 @@ pub fn loads(view: &PolicyView<'_>, readings: &Readings<'_>) -> Option<(Vec<Load
         let (power, clock) = (counted.power, counted.clock?);
         let usable = power.at.duration_since(clock.at).abs() <= SAME_MOMENT;
         let idle = board.told.map_or(UNKNOWN_IDLE, fleet::idle);
-        usable.then_some((Loaded { power: power.value, clock: clock.value, idle }, power.at))
+        let most = board.told.map(|told| Watts::new(told.max_power_limit_watts)).filter(|most| *most > idle);
+        usable.then_some((Loaded { power: power.value, clock: clock.value, idle, most }, power.at))
     };
     let loads: Vec<_> = view.devices.iter().map(loaded).collect::<Option<_>>()?;
     let oldest = loads.iter().map(|(_, at)| *at).min()?;
