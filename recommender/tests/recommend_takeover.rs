@@ -116,8 +116,8 @@ async fn a_leader_that_stops_and_wakes_up_later_changes_nothing() {
             .is_some_and(|now| *now == refused + u64::from(NODES)))
         .await
     );
-    leader.signal("CONT");
     let said = leader.said_so_far();
+    leader.signal("CONT");
     assert!(eventually(SETTLES, || leader.said(said).contains("no longer leading")).await);
     assert_eq!(ends_well(&server, 16_000).await, Vec::<String>::new());
     let late = writes_since(&server, woken);
