@@ -39,7 +39,7 @@ use crate::{
     decide::{decide, promise},
     flags::Flags,
     metrics::Metrics,
-    observation::{Metered, Observation, Telemetry, Told},
+    observation::{Metered, Observation, Telemetry, Throttled, Told},
     observe::{
         Observer,
         meters::Meters,
@@ -175,7 +175,7 @@ struct Memory {
     term: i64,
     sequence: i64,
     uncertain: BTreeMap<String, Watts>,
-    steps: BTreeMap<PolicyId, Timestamp>,
+    throttled: BTreeMap<PolicyId, Throttled>,
     told: Told,
     metered: BTreeMap<String, Metered>,
     failures: u32,
@@ -263,7 +263,7 @@ impl Cycle {
         }
         self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note(&plan.news, &plan.figures, now));
         if plan.is_empty() {
-            self.memory.steps.clone_from(&plan.steps);
+            self.memory.throttled.clone_from(&plan.throttled);
             self.memory.failures = 0;
             return;
         }
@@ -277,7 +277,7 @@ impl Cycle {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(nodes, policies, domains, failed = outcome.failed, took_ms, "applied a plan");
         if !outcome.failed {
-            self.memory.steps.clone_from(&plan.steps);
+            self.memory.throttled.clone_from(&plan.throttled);
         }
         self.note(outcome);
     }
@@ -288,15 +288,15 @@ impl Cycle {
             // Nobody knows when the last leader changed what: only readings from now on relax anything.
             let ids = observation.policies.iter().filter_map(|policy| {
                 let (namespace, name) = policy.metadata.namespace.clone().zip(policy.metadata.name.clone())?;
-                Some((PolicyId { namespace, name }, now))
+                Some((PolicyId { namespace, name }, Throttled { changed_at: Some(now), threshold: None }))
             });
-            self.memory = Memory { term, steps: ids.collect(), ..Memory::default() };
+            self.memory = Memory { term, throttled: ids.collect(), ..Memory::default() };
             self.leads.notify_one();
         }
         observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
         observation.agent_lease_seconds = self.agent_lease_seconds;
         observation.uncertain.clone_from(&self.memory.uncertain);
-        observation.steps.clone_from(&self.memory.steps);
+        observation.throttled.clone_from(&self.memory.throttled);
         observation.told.clone_from(&self.memory.told);
         observation.metered.clone_from(&self.memory.metered);
     }

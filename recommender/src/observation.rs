@@ -53,9 +53,9 @@ pub struct Observation {
     /// Grants that were sent and whose fate is unknown (a timeout): they may still arrive, so they
     /// count as commitments.
     pub uncertain: BTreeMap<String, Watts>,
-    /// When each policy's clock ceiling was last changed: a reading from before says nothing about it.
+    /// What is remembered of the clock ceilings of each policy.
     #[serde(with = "pairs")]
-    pub steps: BTreeMap<PolicyId, Timestamp>,
+    pub throttled: BTreeMap<PolicyId, Throttled>,
     /// What people were told lately by events.
     pub told: Told,
     /// How long agents keep to what they were told without a sign of life from us, in seconds; `None`: for
@@ -65,6 +65,16 @@ pub struct Observation {
     pub metered: BTreeMap<String, Metered>,
     /// The interval at which the exporters collect; three of them make a reading stale.
     pub collection_interval: SignedDuration,
+}
+
+/// What is remembered of a policy's clock ceilings from one decision to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttled {
+    /// When they were last changed: a reading from before says nothing about them.
+    pub changed_at: Option<Timestamp>,
+    /// The capping threshold by which readings last moved them, or left them. Where the policy has a higher one
+    /// now, what that gives is still owed to its pods: those may have come since, and have no readings yet.
+    pub threshold: Option<Watts>,
 }
 
 /// What is remembered of a domain with a meter from one decision to the next.

@@ -104,6 +104,27 @@ fn an_edit_of_the_cap_is_carried_out_on_the_last_readings() {
 }
 
 #[test]
+fn a_raised_cap_is_given_at_once_to_pods_that_came_with_it() {
+    let mut world = chat(800, "Enforce", 600, 1980);
+    world.settle();
+    let low = world.ceilings("n0")[0].1;
+    assert!(low.is_some_and(|low| low < 1600), "{low:?}");
+    // Raised, and a pod more, of which nobody tells anything for two cycles.
+    world.policy("chat", 2100, "Enforce");
+    world.pod("chat-1", "chat", "n0");
+    for _ in 0..2 {
+        read_again(&mut world, 330, low.unwrap());
+        world.settle();
+        assert_eq!(world.ceilings("n0")[0].1, low);
+    }
+    read_again(&mut world, 330, low.unwrap());
+    let pod = world.observation.pods[1].name.clone();
+    world.gpu("GPU-c", "n0", &[&pod], 330, low.unwrap());
+    world.turn();
+    assert!(world.ceilings("n0").iter().all(|(_, clock, _)| clock.is_none()), "{:?}", world.ceilings("n0"));
+}
+
+#[test]
 fn advice_is_computed_and_reported_and_nothing_is_written_to_nodes() {
     let mut world = chat(1000, "Advise", 690, 1980);
     world.settle();

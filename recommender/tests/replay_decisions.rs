@@ -16,7 +16,7 @@ use powercap_recommender::{
     decide::decide,
     metrics::Metrics,
     model::history::Past,
-    observation::{Apart, BootTaint, ContainerFacts, ContainerUse, Hold, PodUse, Source},
+    observation::{Apart, BootTaint, ContainerFacts, ContainerUse, Hold, PodUse, Source, Throttled},
     record::{Decision, Record, Recorder},
 };
 use prometheus_client::encoding::text::encode;
@@ -148,9 +148,10 @@ proptest! {
 fn keys_that_are_no_text_are_read_as_they_were_written() {
     let mut world = rack();
     let id = PolicyId { namespace: "llm".into(), name: "chat".into() };
-    world.observation.steps.insert(id.clone(), world.now);
+    let throttled = Throttled { changed_at: Some(world.now), threshold: Some(Watts::new(855)) };
+    world.observation.throttled.insert(id.clone(), throttled);
     let read = Record::unpack(decision(&world).packed().unwrap().as_slice()).unwrap();
-    assert_eq!(read.observation.steps, [(id, world.now)].into());
+    assert_eq!(read.observation.throttled, [(id, throttled)].into());
     assert_eq!(read.observation.telemetry, world.observation.telemetry);
 }
 

@@ -89,7 +89,7 @@ use self::{
     tree::Wishes,
 };
 pub use self::{news::News, node::NodeWrite, outlook::Outlook, replicas::Replicas, requests::asks_for_use};
-use crate::observation::{Hold, Metered, Observation, pairs};
+use crate::observation::{Hold, Metered, Observation, Throttled, pairs};
 
 /// What is to be written, and what the decision knows for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -102,9 +102,9 @@ pub struct Plan {
     pub policies: Vec<(PolicyId, PowerCappingPolicyStatus)>,
     /// Changed statuses of domains, by name.
     pub domains: Vec<(String, PowerDomainStatus)>,
-    /// When each policy's ceiling was last changed: goes into the next observation.
+    /// What is to be remembered of each policy's ceilings: goes into the next observation.
     #[serde(serialize_with = "pairs::serialize")]
-    pub steps: BTreeMap<PolicyId, Timestamp>,
+    pub throttled: BTreeMap<PolicyId, Throttled>,
     /// What people are told by events.
     pub notices: Notices,
     /// What was reckoned of each domain with a meter: likewise.
@@ -277,7 +277,7 @@ fn report_policies(
             Some((policy, verdict)) => {
                 let power = verdict.power.as_ref().ok().copied();
                 let mut figures = PolicyFigures { cap: policy.cap, power, ..PolicyFigures::default() };
-                plan.steps.extend(verdict.changed_at.map(|changed_at| (id.clone(), changed_at)));
+                plan.throttled.insert(id.clone(), verdict.throttled);
                 plan.news.samples.extend(demand::samples(view, policy, readings));
                 let mut status = report::judged(judged, view, policy, verdict, readings);
                 figures.outlook = verdict.outlook;

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use powercap_common::{
     api::{FoundTarget, GpuCeiling, Mode, PowerCappingPolicy, PowerScope},
     condition::{self, Truth, kind},
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     algorithms::{self, Algorithm},
-    observation::{Apart, Hold, Observation, PodName, fresh},
+    observation::{Apart, Hold, Observation, PodName, Throttled, fresh},
 };
 
 /// After a change of a ceiling, readings younger than this may still be of before: the clock lock takes
@@ -81,8 +81,8 @@ pub struct Verdict<'a> {
     pub ceilings: Ceilings,
     /// How far down they are.
     pub floor_reached: FloorReached,
-    /// When a ceiling was last changed.
-    pub changed_at: Option<Timestamp>,
+    /// What is to be remembered of them.
+    pub throttled: Throttled,
     /// What its devices draw together at their lowest settings.
     pub floor: Watts,
     /// Likewise at the lowest clocks that `spec.performance` allows, and the field that binds.
@@ -267,25 +267,27 @@ pub fn judge<'a>(
     let limits: Vec<_> = devices.iter().zip(shared.limits).map(limit).collect();
 
     let triggered = triggered(policy, &power, condition::truth(&old.conditions, kind::CAP_TRIGGERED));
-    let edited = old.observed_generation.is_some() && old.observed_generation != view.object.metadata.generation;
-    let last_change = observation.steps.get(&policy.id).copied();
+    let before = observation.throttled.get(&policy.id).copied().unwrap_or_default();
     let apart = apart(view, readings);
     let present = shared.throttle.present();
-    let (ceilings, settled) = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
+    let (ceilings, settled, threshold) = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
         Some((loads, oldest)) => {
-            let settled = last_change.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
-            let pressure = pressure(policy, &power, edited, settled).unless(!apart.is_empty());
-            (shared.throttle.next(pressure, &loads, settled && power.is_ok() && apart.is_empty()), settled)
+            let settled = before.changed_at.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
+            let certain = settled && power.is_ok() && apart.is_empty();
+            let pressure = pressure(policy, &power, before.threshold, settled).unless(!apart.is_empty());
+            let acted = certain || pressure == Pressure::Lower;
+            let threshold = if acted { Some(policy.capping_threshold) } else { before.threshold };
+            (shared.throttle.next(pressure, &loads, certain), settled, threshold)
         }
         // Without readings everything stays as it is.
-        None => (present.clone(), devices.is_empty()),
+        None => (present.clone(), devices.is_empty(), before.threshold),
     };
     let floor_reached = match shared.throttle.is_at_floor(&ceilings) {
         false => FloorReached::No,
         true if settled && ceilings == present => FloorReached::Measured,
         true => FloorReached::Ordered,
     };
-    let changed_at = if ceilings == present { last_change } else { Some(now) };
+    let changed_at = if ceilings == present { before.changed_at } else { Some(now) };
     let floor = devices.iter().map(|device| device.board.told.map_or(UNKNOWN_IDLE, fleet::floor)).sum();
     let performance_floor = performance_floor(policy, &devices, &overlapped);
     let clocks = clocks(view, readings);
@@ -301,7 +303,7 @@ pub fn judge<'a>(
         limits,
         ceilings,
         floor_reached,
-        changed_at,
+        throttled: Throttled { changed_at, threshold },
         floor,
         performance_floor,
         for_devices,
@@ -348,10 +350,13 @@ fn performance_floor(
     Some((devices.iter().map(draws).sum(), field))
 }
 
-fn pressure(policy: &Policy, power: &Result<Watts, Hold>, edited: bool, settled: bool) -> Pressure {
+/// `before` is the capping threshold that the ceilings were last reckoned for.
+fn pressure(policy: &Policy, power: &Result<Watts, Hold>, before: Option<Watts>, settled: bool) -> Pressure {
+    let lowered = before.is_some_and(|before| policy.capping_threshold < before);
+    let raised = before.is_some_and(|before| policy.capping_threshold > before);
     match power {
-        Ok(power) if *power >= policy.capping_threshold && (settled || edited) => Pressure::Lower,
-        Ok(power) if *power < policy.release_threshold && edited => Pressure::RelaxAtOnce,
+        Ok(power) if *power >= policy.capping_threshold && (settled || lowered) => Pressure::Lower,
+        Ok(power) if *power < policy.release_threshold && settled && raised => Pressure::RelaxAtOnce,
         Ok(power) if *power < policy.release_threshold && settled => Pressure::Relax,
         _ => Pressure::Hold,
     }

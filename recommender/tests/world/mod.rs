@@ -173,7 +173,7 @@ impl World {
         if !plan.nodes.is_empty() {
             self.observation.epoch.sequence += 1;
         }
-        self.observation.steps = plan.steps.clone();
+        self.observation.throttled = plan.throttled.clone();
         self.observation.told = plan.notices.told.clone();
         self.observation.metered = plan.metered.clone();
         Arc::make_mut(&mut self.observation.telemetry.history).note(&plan.news, &plan.figures, self.now);
@@ -271,7 +271,7 @@ impl World {
     pub fn new_leader(&mut self) {
         self.observation.epoch = Epoch { term: self.observation.epoch.term + 1, sequence: 1 };
         self.observation.uncertain = BTreeMap::new();
-        self.observation.steps = BTreeMap::new();
+        self.observation.throttled = BTreeMap::new();
         self.observation.metered = BTreeMap::new();
     }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Reading or writing a record failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +33,10 @@ pub enum RecordError {
         source: io::Error,
     },
     /// What was read is not a record of this kind, or was torn each time.
-    #[error("the record {path} is not whole after {attempts} reads")]
+    #[error("the record {path} is not whole, read again and again for {PATIENCE:?}")]
     Torn {
         /// Which file.
         path: PathBuf,
-        /// How often it was read.
-        attempts: u32,
     },
 }
 
@@ -123,7 +122,9 @@ macro_rules! record {
 pub(crate) use record;
 
 const FRAME_WORDS: usize = 3;
-const ATTEMPTS: u32 = 200;
+/// A writer may lose its core in the middle of a write, on a busy machine for a good part of a second.
+const PATIENCE: Duration = Duration::from_secs(2);
+const NAP: Duration = Duration::from_micros(200);
 
 fn checksum(words: &[u64]) -> u64 {
     words.iter().fold(0x9e37_79b9_7f4a_7c15, |hash: u64, word| {
@@ -167,7 +168,7 @@ impl<R: Record> RecordFile<R> {
     pub fn create(path: &Path, first: &R, mode: u32) -> Result<Self, RecordError> {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).to_owned();
         let mut made = Self::with(path, &options)?;
-        made.sequence = made.read_sequenced().map_or(0, |(sequence, _)| sequence);
+        made.sequence = made.read_once()?.map_or(0, |(sequence, _)| sequence);
         let permissions = std::fs::Permissions::from_mode(mode);
         made.file.set_permissions(permissions).map_err(|source| made.access(source))?;
         made.write(first)?;
@@ -194,7 +195,7 @@ impl<R: Record> RecordFile<R> {
     /// The present value.
     ///
     /// # Errors
-    /// [`RecordError::Torn`] when no whole record was seen in many reads.
+    /// [`RecordError::Torn`] when no whole record was seen for long.
     pub fn read(&mut self) -> Result<R, RecordError> {
         self.read_sequenced().map(|(_, record)| record)
     }
@@ -202,26 +203,36 @@ impl<R: Record> RecordFile<R> {
     /// The present value with the number of its write.
     ///
     /// # Errors
-    /// [`RecordError::Torn`] when no whole record was seen in many reads.
+    /// [`RecordError::Torn`] when no whole record was seen for long.
     pub fn read_sequenced(&mut self) -> Result<(u64, R), RecordError> {
-        for attempt in 0..ATTEMPTS {
-            if attempt > 2 {
-                std::thread::yield_now();
+        let began = Instant::now();
+        for attempt in 0.. {
+            if let Some(whole) = self.read_once()? {
+                return Ok(whole);
             }
-            match self.file.read_exact_at(&mut self.bytes, 0) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                Err(error) => return Err(self.access(error)),
-            }
-            for (word, bytes) in self.words.iter_mut().zip(self.bytes.as_chunks::<8>().0) {
-                *word = u64::from_le_bytes(*bytes);
-            }
-            let (body, sum) = self.words.split_at(R::WORDS + FRAME_WORDS - 1);
-            if body[0] == R::KIND && sum[0] == checksum(body) {
-                return Ok((body[1], R::decode(&body[2..])));
+            match attempt {
+                0..3 => {}
+                3..50 => std::thread::yield_now(),
+                _ if began.elapsed() < PATIENCE => std::thread::sleep(NAP),
+                _ => break,
             }
         }
-        Err(RecordError::Torn { path: self.path.clone(), attempts: ATTEMPTS })
+        Err(RecordError::Torn { path: self.path.clone() })
+    }
+
+    /// Reads once; `None`: what was read is not whole.
+    fn read_once(&mut self) -> Result<Option<(u64, R)>, RecordError> {
+        match self.file.read_exact_at(&mut self.bytes, 0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(self.access(error)),
+        }
+        for (word, bytes) in self.words.iter_mut().zip(self.bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let (body, sum) = self.words.split_at(R::WORDS + FRAME_WORDS - 1);
+        let whole = body[0] == R::KIND && sum[0] == checksum(body);
+        Ok(whole.then(|| (body[1], R::decode(&body[2..]))))
     }
 
     /// Writes the next value. For files with one writer.
