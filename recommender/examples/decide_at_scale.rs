@@ -84,7 +84,7 @@ fn fleet(nodes: usize) -> World {
     for other in 0..nodes * OTHERS {
         world.pod(&format!("other{other}"), &format!("other{}", other % 100), &format!("n{}", other % nodes));
     }
-    for pod in &mut world.observation.pods {
+    for pod in world.observation.pods.iter_mut().map(Arc::make_mut) {
         pod.containers = vec![ContainerFacts { name: "server".to_owned(), gpus: pod.gpus, ..Default::default() }];
     }
     Arc::make_mut(&mut world.observation.telemetry.history).past = Past::Read;

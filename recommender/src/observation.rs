@@ -37,9 +37,9 @@ pub struct Observation {
     /// The nodes, by name.
     pub nodes: BTreeMap<String, NodeFacts>,
     /// The running pods.
-    pub pods: Vec<PodFacts>,
+    pub pods: Vec<Arc<PodFacts>>,
     /// Pods that do not run yet.
-    pub pending: Vec<PendingPod>,
+    pub pending: Vec<Arc<PendingPod>>,
     /// The labels of each namespace.
     pub namespaces: BTreeMap<String, Labels>,
     /// What the policies' targets are known to select, in the text form of selectors, or why that is not
@@ -345,8 +345,8 @@ pub struct Apart {
 pub struct GpuReading {
     /// The node that it is in.
     pub node: Option<String>,
-    /// The pods that use it.
-    pub tenants: BTreeSet<PodName>,
+    /// The pods that use it, in their order, each once: one, but for shared boards.
+    pub tenants: Vec<PodName>,
     /// Its power.
     pub power: Option<Sample<Watts>>,
     /// Its SM clock.

@@ -1,8 +1,6 @@
 //! The parsers read the very pages that exporters print: the golden files of the simulator's exporters,
 //! each stamped with the version of the real one, scraped as Prometheus does it.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use powercap_common::units::{Megahertz, Watts};
 use powercap_recommender::{
@@ -58,7 +56,7 @@ fn a_page_of_the_dcgm_exporter_gives_power_clock_node_and_tenant_of_each_board()
         assert_eq!(gpus.len(), 2);
         let train = &gpus["GPU-db01633e-c8bf-3869-28c9-419e426f98e4"];
         let tenant = PodName { namespace: "team-a".into(), name: "train-0".into() };
-        assert_eq!(train.tenants, BTreeSet::from([tenant]), "honor_labels: {honor_labels}");
+        assert_eq!(train.tenants, [tenant], "honor_labels: {honor_labels}");
         assert_eq!(train.node.as_deref(), Some("node-1"));
         assert_eq!(train.power.unwrap().value, Watts::from_milliwatts(612_345));
         assert_eq!(train.clock.unwrap().value, Megahertz::new(1755));

@@ -1,6 +1,6 @@
 //! What answers of Prometheus are taken to mean, and what bad ones are not.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use powercap_common::{
@@ -49,7 +49,7 @@ fn a_gpu_is_read_with_its_node_its_tenant_and_its_age() {
     let gpus = gpus();
     let gpu = &gpus["GPU-0"];
     assert_eq!(gpu.node.as_deref(), Some("n1"));
-    assert_eq!(gpu.tenants, BTreeSet::from([pod("chat-0")]));
+    assert_eq!(gpu.tenants, [pod("chat-0")]);
     let (power, clock) = (gpu.power.unwrap(), gpu.clock.unwrap());
     assert_eq!((power.value, clock.value), (Watts::from_milliwatts(612_250), Megahertz::new(1980)));
     assert_eq!(asked_at().duration_since(power.at).as_millis(), 2300);
@@ -60,7 +60,7 @@ fn the_exporters_own_pod_is_nobodys_tenant_and_a_shared_device_counts_once() {
     let gpus = gpus();
     assert_eq!(gpus.len(), 3);
     assert!(gpus["GPU-1"].tenants.is_empty());
-    assert_eq!(gpus["GPU-2"].tenants, BTreeSet::from([pod("chat-1"), pod("batch-0")]));
+    assert_eq!(gpus["GPU-2"].tenants, [pod("batch-0"), pod("chat-1")]);
     assert_eq!(gpus["GPU-2"].power.unwrap().value, Watts::from_milliwatts(340_125));
 }
 
@@ -68,8 +68,8 @@ fn the_exporters_own_pod_is_nobodys_tenant_and_a_shared_device_counts_once() {
 fn labels_that_were_not_renamed_and_old_ones_are_understood() {
     let [power, times] = ["dcgm-power-plain", "dcgm-power-plain-times"].map(answer);
     let gpus = dcgm::readings(&power, &times, &[], &[], asked_at(), &Names::default().dcgm);
-    assert_eq!(gpus["GPU-0"].tenants, BTreeSet::from([pod("chat-0")]));
-    assert_eq!(gpus["GPU-1"].tenants, BTreeSet::from([pod("chat-1")]));
+    assert_eq!(gpus["GPU-0"].tenants, [pod("chat-0")]);
+    assert_eq!(gpus["GPU-1"].tenants, [pod("chat-1")]);
     assert_eq!(gpus["GPU-0"].node.as_deref(), Some("n1"));
 }
 

@@ -27,7 +27,7 @@ fn deployment(world: &mut World, app: &str, node: &str, powers: &[u32]) {
     for (at, power) in powers.iter().enumerate() {
         let pod = world.pod(&format!("{app}-{at}"), app, node);
         world.gpu(&format!("GPU-{app}-{at}"), node, &[&pod], *power, 990);
-        let facts = world.observation.pods.last_mut().unwrap();
+        let facts = world.newest();
         facts.labels.insert("pod-template-hash".into(), "5f6d".into());
         facts.controller = Some(Controller { kind: "ReplicaSet".into(), name: format!("{app}-5f6d") });
     }
@@ -244,7 +244,7 @@ fn the_ranks_of_a_job_go_together_or_not_at_all() {
     policy(&mut world, "train", 500, "Enforce", &["Evict"]);
     deployment(&mut world, "train", "n0", &[250, 250]);
     deployment(&mut world, "lone", "n1", &[250]);
-    for pod in &mut world.observation.pods {
+    for pod in world.observation.pods.iter_mut().map(Arc::make_mut) {
         pod.job = Some("Job/train".into());
         pod.controller = Some(Controller { kind: "Job".into(), name: "train".into() });
         pod.labels.insert("app".into(), "train".into());
@@ -252,7 +252,7 @@ fn the_ranks_of_a_job_go_together_or_not_at_all() {
     settle(&mut world);
     assert_eq!(told(&status(&world, "train").pending_actions), ["Evict Job/train -: 750"]);
     // One rank is not the policy's: none is named.
-    world.observation.pods[2].labels.insert("app".into(), "lone".into());
+    world.facts(2).labels.insert("app".into(), "lone".into());
     policy(&mut world, "train", 300, "Enforce", &["Evict"]);
     rounds(&mut world, 4);
     assert!(status(&world, "train").pending_actions.is_empty());
@@ -271,7 +271,7 @@ fn nobody_is_evicted_whom_nothing_makes_anew_or_who_is_critical() {
         let mut world = World::of_nodes(1);
         policy(&mut world, "chat", 150, "Enforce", &["Migrate", "Evict"]);
         deployment(&mut world, "chat", "n0", &[250]);
-        let pod = &mut world.observation.pods[0];
+        let pod = world.facts(0);
         (pod.controller, pod.priority) = (controller.clone(), priority);
         settle(&mut world);
         assert_eq!(status(&world, "chat").pending_actions.len(), named, "{controller:?} {priority}");

@@ -74,7 +74,7 @@ fn a_policy_by_proportion_gives_the_hungry_board_more_and_a_raise_moves_with_the
 fn a_policy_by_priority_limits_and_slows_the_pods_of_a_lower_priority_class_first() {
     let mut world = World::of_nodes(1);
     boards(&mut world, &[690, 690]);
-    world.observation.pods[1].priority = 1000;
+    world.facts(1).priority = 1000;
     policy(&mut world, "chat", "chat", 1100, json!({"algorithm": {"name": "priority"}}));
     world.settle();
     assert_eq!(limits(&world), [400, 700]);
@@ -91,7 +91,7 @@ fn a_pod_that_comes_first_rises_at_once_where_another_had_its_watts() {
     policy(&mut world, "chat", "chat", 1100, json!({"algorithm": {"name": "priority"}}));
     world.settle();
     assert_eq!((limits(&world), clocks(&world)), (vec![550; 2], vec![Some(1725); 2]));
-    world.observation.pods[1].priority = 1000;
+    world.facts(1).priority = 1000;
     let mut seen = Vec::new();
     for power in [[500, 500], [500, 560], [345, 620]] {
         world.pass(5);
@@ -113,7 +113,7 @@ fn before_the_agents_have_told_shares_are_equal() {
         let pod = world.pod(&format!("chat-{at}"), "chat", "n0");
         world.gpu(&format!("GPU-{at}"), "n0", &[&pod], 690, 1980);
     }
-    world.observation.pods[1].priority = 1000;
+    world.facts(1).priority = 1000;
     policy(&mut world, "chat", "chat", 1100, json!({"algorithm": {"name": "priority"}}));
     world.turn();
     assert_eq!(limits(&world), [550, 550]);
@@ -123,7 +123,7 @@ fn before_the_agents_have_told_shares_are_equal() {
 fn each_boards_own_ceiling_stays_between_the_thresholds_and_is_relaxed_below_them() {
     let mut world = World::of_nodes(1);
     let pods = boards(&mut world, &[690, 690]);
-    world.observation.pods[1].priority = 1000;
+    world.facts(1).priority = 1000;
     policy(&mut world, "chat", "chat", 1100, json!({"algorithm": {"name": "priority"}}));
     world.settle();
     for power in [[300, 690], [330, 690], [310, 700]] {
@@ -147,7 +147,7 @@ fn ranks_of_one_job_on_two_nodes_have_one_limit_and_one_clock_by_any_algorithm()
         let mut world = World::of_nodes(2);
         for (index, (node, power)) in [("n0", 690), ("n1", 500)].into_iter().enumerate() {
             let rank = world.pod(&format!("train-{index}"), "chat", node);
-            world.observation.pods[index].job = Some("Job/train".into());
+            world.facts(index).job = Some("Job/train".into());
             world.gpu(&format!("GPU-{index}"), node, &[&rank], power, 1980);
         }
         let other = world.pod("other", "chat", "n1");
@@ -200,7 +200,7 @@ fn a_policy_that_is_slowed_settles_within_its_cap_and_then_writes_next_to_nothin
     for algorithm in ["uniform", "proportional", "priority"] {
         let mut world = World::of_nodes(2);
         let pods: Vec<_> = (0..8).map(|at| world.pod(&format!("chat-{at}"), "chat", &format!("n{}", at / 4))).collect();
-        world.observation.pods[0].priority = 1000;
+        world.facts(0).priority = 1000;
         policy(&mut world, "chat", "chat", 3300, json!({"algorithm": {"name": algorithm}}));
         let (mut writes, mut above) = (0, 0);
         for cycle in 0..150_u32 {

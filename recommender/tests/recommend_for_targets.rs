@@ -16,7 +16,7 @@ fn chat() -> World {
     world.policy_of("chat", json!({"powerCapLimitWatts": 500, "mode": "Enforce", "targetRef": target}));
     for (name, uuid, owner) in [("own", "GPU-own", "chat-5f6d"), ("other", "GPU-other", "chat-canary-5f6d")] {
         let pod = world.pod(name, "chat", "n0");
-        let facts = world.observation.pods.last_mut().unwrap();
+        let facts = world.newest();
         facts.controller = Some(Controller { kind: "ReplicaSet".into(), name: owner.into() });
         facts.labels.insert("pod-template-hash".into(), "5f6d".into());
         world.gpu(uuid, "n0", &[&pod], 400, 1980);
@@ -65,10 +65,10 @@ fn of_a_kind_that_nobody_knows_the_labels_decide() {
 #[test]
 fn of_an_inference_service_the_pods_with_kserves_label_are_its_own_but_for_a_bare_one() {
     let mut world = chat();
-    for facts in &mut world.observation.pods {
+    for facts in world.observation.pods.iter_mut().map(Arc::make_mut) {
         facts.labels.insert("serving.kserve.io/inferenceservice".into(), "chat".into());
     }
-    world.observation.pods[1].controller = None;
+    world.facts(1).controller = None;
     let target = json!({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "name": "chat"});
     world.policy_of("chat", json!({"powerCapLimitWatts": 500, "mode": "Enforce", "targetRef": target}));
     told(&mut world, Ok("serving.kserve.io/inferenceservice=chat"));
@@ -115,8 +115,8 @@ fn a_target_of_which_nothing_was_ever_known_caps_nothing_and_uncaps_nothing() {
     assert_eq!(world.policy_says("chat", "Ready"), "False TargetNotFound");
 
     let stranger = PodName { namespace: "batch".into(), name: "train-0".into() };
-    let facts = world.observation.pods[0].clone();
-    world.observation.pods.push(powercap_recommender::observation::PodFacts { name: stranger.clone(), ..facts });
+    world.observation.pods.push(Arc::clone(&world.observation.pods[0]));
+    world.newest().name = stranger.clone();
     world.gpu("GPU-own", "n0", &[&stranger], 400, 1980);
     world.settle();
     assert!(capped(&world).is_empty(), "the board is a pod's of another namespace by now");

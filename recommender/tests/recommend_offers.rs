@@ -1,5 +1,7 @@
 //! Watts that nodes offer to new pods: conserved like grants, and where a pending pod could run.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Taint;
 use powercap_common::units::Watts;
 use powercap_recommender::observation::PendingPod;
@@ -67,7 +69,7 @@ fn the_pod_that_comes_first_gets_the_watts() {
     let mut site = Site::of_nodes(2, cap_for(2, WHOLE));
     let (low, high) = (site.create(WHOLE, BOARDS), site.create(WHOLE, BOARDS));
     site.see_pods();
-    site.world.observation.pending[1].priority = 1000;
+    Arc::make_mut(&mut site.world.observation.pending[1]).priority = 1000;
     for _ in 0..4 {
         site.decide();
         (0..2).for_each(|node| site.act(node));
@@ -84,7 +86,7 @@ fn watts_go_where_the_pod_could_run() {
         site.create(WHOLE, BOARDS);
         site.see_pods();
         for _ in 0..4 {
-            site.world.observation.pending.iter_mut().for_each(constrain);
+            site.world.observation.pending.iter_mut().map(Arc::make_mut).for_each(constrain);
             site.decide();
             (0..3).for_each(|node| site.act(node));
         }

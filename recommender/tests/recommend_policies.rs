@@ -298,7 +298,7 @@ fn the_ranks_of_one_job_are_one_group_across_nodes() {
     world.policy("chat", 3000, "Enforce");
     for (index, node) in ["n0", "n1"].into_iter().enumerate() {
         let rank = world.pod(&format!("train-{index}"), "chat", node);
-        world.observation.pods[index].job = Some("Job/train".into());
+        world.facts(index).job = Some("Job/train".into());
         world.gpu(&format!("GPU-{index}"), node, &[&rank], 300, 1980);
     }
     world.settle();

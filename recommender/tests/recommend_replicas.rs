@@ -1,6 +1,8 @@
 //! How many replicas there are watts for: by the cap, by what the domain has left, and by what a replica would draw
 //! unhindered. What is not known is no number.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use powercap_common::{policy::PolicyId, reason::Reason, units::Watts};
 use powercap_recommender::{
@@ -70,7 +72,7 @@ fn a_replica_counts_with_what_it_is_expected_to_draw_where_that_is_more_than_wha
 fn a_replica_that_drew_more_a_moment_ago_counts_with_that() {
     let mut world = scene(2400, &[600, 600]);
     let started = world.now - SignedDuration::from_mins(10);
-    for pod in &mut world.observation.pods {
+    for pod in world.observation.pods.iter_mut().map(Arc::make_mut) {
         pod.started = Some(started);
     }
     world.turn();
@@ -107,7 +109,7 @@ fn a_domain_leaves_what_others_do_not_draw() {
 #[test]
 fn a_pod_that_only_starts_does_not_make_the_others_look_small() {
     let mut world = scene(2400, &[600, 600, 10]);
-    world.observation.pods[2].started = Some(world.now);
+    world.facts(2).started = Some(world.now);
     assert_eq!(of_world(&world), Ok(4));
 }
 
@@ -119,7 +121,7 @@ fn without_a_reading_there_is_no_budget() {
     old.pass(600);
     let mut undevised = scene(2400, &[300, 300]);
     let pod = undevised.pod("chat-7", "chat", "n0");
-    undevised.observation.pods.iter_mut().find(|facts| facts.name == pod).unwrap().gpus = 1;
+    undevised.observation.pods.iter_mut().map(Arc::make_mut).find(|facts| facts.name == pod).unwrap().gpus = 1;
     for (what, world) in [("a reading is gone", lost), ("all are old", old), ("a pod has no device", undevised)] {
         assert!(of_world(&world).is_err(), "{what}");
     }

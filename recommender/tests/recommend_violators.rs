@@ -1,6 +1,8 @@
 //! Who draws more than a share of a policy's cap is named, with what brings it down; nobody on the border
 //! flaps.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use powercap_common::{
     api::{Action, PowerCappingPolicyStatus, Recommendation, Violator},
@@ -19,7 +21,7 @@ fn scene(powers: &[u32]) -> World {
         world.gpu(&format!("GPU-{at:02}"), "n0", &[&pod], *power, 1980);
     }
     let started = world.now - SignedDuration::from_hours(48);
-    world.observation.pods.iter_mut().for_each(|pod| pod.started = Some(started));
+    world.observation.pods.iter_mut().map(Arc::make_mut).for_each(|pod| pod.started = Some(started));
     rounds(&mut world, 2);
     world
 }
@@ -128,8 +130,8 @@ fn the_time_above_counts_what_the_pod_itself_drew() {
     assert!((48..=60).contains(&percent), "{percent}");
     // A pod that took over its board just now is not told what the board did before.
     let fresh = world.now - SignedDuration::from_mins(1);
-    world.observation.pods[0].started = Some(fresh);
-    world.observation.pods[0].name.name = "chat-new".into();
+    world.facts(0).started = Some(fresh);
+    world.facts(0).name.name = "chat-new".into();
     let name = world.observation.pods[0].name.clone();
     world.observation.telemetry.gpus.get_mut("GPU-00").unwrap().tenants = [name].into();
     rounds(&mut world, 1);

@@ -35,7 +35,7 @@ fn scene(cap: u32, resource_policy: &Value) -> World {
         let pod = world.pod(&format!("chat-{at}"), "chat", "n0");
         world.gpu(&format!("GPU-{at}"), "n0", &[&pod], 300, 1980);
     }
-    for pod in &mut world.observation.pods {
+    for pod in world.observation.pods.iter_mut().map(Arc::make_mut) {
         let container = |name: &str, gpus| ContainerFacts { name: name.into(), gpus, ..Default::default() };
         pod.containers = vec![container("server", 1), container("proxy", 0)];
         pod.started = Some(world.now);
@@ -180,7 +180,7 @@ fn a_container_that_requests_more_cpu_counts_for_more() {
     let target = |requested: [u64; PODS]| {
         let control = of_container(&json!({"containerName": "server", "controlledResources": ["cpu"]}));
         let mut world = scene(10_000, &control);
-        for (pod, millicores) in world.observation.pods.iter_mut().zip(requested) {
+        for (pod, millicores) in world.observation.pods.iter_mut().map(Arc::make_mut).zip(requested) {
             pod.containers[0].cpu = Millicores::new(millicores);
         }
         uses(&mut world, "server", 1.0, 500);
@@ -351,7 +351,7 @@ fn where_an_autoscaler_owns_the_workload_watts_alone_are_recommended() {
         let target_ref = TargetRef { api_version: "apps/v1".into(), kind: kind.into(), name: name.into() };
         BTreeSet::from([Target { namespace: "llm".into(), target_ref }])
     };
-    for pod in &mut world.observation.pods {
+    for pod in world.observation.pods.iter_mut().map(Arc::make_mut) {
         pod.labels.insert("pod-template-hash".into(), "7d9".into());
         pod.controller = Some(Controller { kind: "ReplicaSet".into(), name: "chat-7d9".into() });
     }
@@ -402,7 +402,7 @@ fn use_that_is_not_known_is_no_use_of_nothing() {
 #[test]
 fn watts_that_are_missing_or_wrong_are_told_by_name_and_nothing_else_is() {
     let request = |world: &mut World, at: usize, watts: Option<u32>| {
-        world.observation.pods[at].containers[0].watts = watts.map(Watts::new);
+        world.facts(at).containers[0].watts = watts.map(Watts::new);
     };
     let advertise = |world: &mut World, watts: Option<u32>| {
         Arc::make_mut(world.observation.frequencies.get_mut("n0").unwrap()).spec.offer_watts = watts;
@@ -436,12 +436,15 @@ fn watts_that_are_missing_or_wrong_are_told_by_name_and_nothing_else_is() {
 fn of_many_stale_pods_ten_are_named() {
     let mut world = scene(10_000, &json!({}));
     for at in 0..20 {
-        let mut pod = world.observation.pods[0].clone();
+        world.observation.pods.push(Arc::clone(&world.observation.pods[0]));
+        let pod = world.newest();
         pod.name.name = format!("more-{at:02}");
         pod.containers[0].watts = Some(Watts::new(1));
-        world.observation.pods.push(pod);
     }
-    world.observation.pods[..PODS].iter_mut().for_each(|pod| pod.containers[0].watts = Some(Watts::new(303)));
+    world.observation.pods[..PODS]
+        .iter_mut()
+        .map(Arc::make_mut)
+        .for_each(|pod| pod.containers[0].watts = Some(Watts::new(303)));
     world.turn();
     let told = status(&world);
     assert_eq!((told.watts_stale_pods, told.watts_stale.len()), (20, 10));

@@ -38,7 +38,7 @@ fn scene() -> World {
     }
     world.cpu("n0", 200);
     let started = world.now - SignedDuration::from_hours(48);
-    world.observation.pods.iter_mut().for_each(|pod| pod.started = Some(started));
+    world.observation.pods.iter_mut().map(Arc::make_mut).for_each(|pod| pod.started = Some(started));
     world
 }
 
@@ -153,10 +153,15 @@ async fn a_policy_that_is_new_has_the_past_of_its_pods() {
     world.turn();
     assert_eq!(told(&world)[..2], [Some(1200), Some(887)]);
     // Pods that were started since had no part in it.
-    world.observation.pods.iter_mut().for_each(|pod| pod.started = Some(world.now - SignedDuration::from_hours(5)));
+    world
+        .observation
+        .pods
+        .iter_mut()
+        .map(Arc::make_mut)
+        .for_each(|pod| pod.started = Some(world.now - SignedDuration::from_hours(5)));
     world.turn();
     assert_eq!(told(&world)[..2], [Some(600), Some(600)]);
-    world.observation.pods.iter_mut().for_each(|pod| pod.started = None);
+    world.observation.pods.iter_mut().map(Arc::make_mut).for_each(|pod| pod.started = None);
     world.turn();
     assert_eq!(told(&world)[..2], [Some(600), Some(600)], "what is measured now");
 }

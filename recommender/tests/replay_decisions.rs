@@ -76,7 +76,7 @@ fn rack() -> World {
         let pod = world.pod(&format!("chat-{node}"), "chat", &name);
         let container =
             ContainerFacts { name: "server".into(), gpus: 1, watts: Some(Watts::new(500)), cpu: Millicores::new(250) };
-        world.observation.pods.last_mut().unwrap().containers = vec![container];
+        world.newest().containers = vec![container];
         let used = ContainerUse { cpu: Some(Millicores::new(1234)), memory: Some(Bytes::new(1 << 30)) };
         let used = PodUse { at: world.now, containers: [("server".to_owned(), used)].into() };
         Arc::make_mut(&mut world.observation.telemetry.usage).pods.insert(pod.clone(), used);

@@ -18,8 +18,9 @@ fn scene() -> (World, PodName) {
     for board in ["GPU-0", "GPU-1"] {
         world.gpu(board, "n0", &[&pod], 300, 1980);
     }
-    let facts = world.observation.pods.first_mut().unwrap();
-    (facts.gpus, facts.started) = (2, Some(world.now));
+    let now = world.now;
+    let facts = world.facts(0);
+    (facts.gpus, facts.started) = (2, Some(now));
     world.settle();
     (world, pod)
 }
@@ -58,7 +59,7 @@ fn a_pod_without_a_request_counts_with_what_its_boards_are_expected_to_draw() {
 fn a_board_that_was_never_read_counts_with_the_most_that_it_can_draw() {
     let (mut world, _) = scene();
     draw(&mut world, "GPU-1", None);
-    world.observation.pods.first_mut().unwrap().started = Some(world.now);
+    world.facts(0).started = Some(world.now);
     world.observation.telemetry.history = std::sync::Arc::default();
     hour(&mut world);
     assert_eq!(reserved(&mut world), 300 + BOARD);

@@ -22,7 +22,7 @@ fn chat(pods: usize) -> World {
     world.policy("chat", cap, "Enforce");
     for at in 0..pods {
         let pod = world.pod(&format!("chat-{at:03}"), "chat", "n0");
-        world.observation.pods.last_mut().unwrap().uid = format!("uid-{at}");
+        world.newest().uid = format!("uid-{at}");
         world.gpu(&format!("GPU-{at:03}"), "n0", &[&pod], 400, 1980);
     }
     world.cpu("n0", 100);

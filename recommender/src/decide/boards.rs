@@ -5,7 +5,7 @@
 //!
 //! Must hold: the order of places is that of names, which is the order of all that is written.
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, sync::Arc};
 
 use powercap_common::{
     api::{GpuCeiling, GpuStatus},
@@ -65,7 +65,7 @@ impl Pod<'_> {
 
 /// Every running pod, and nothing yet of its boards.
 pub fn pods<'a>(observation: &'a Observation, nodes: &Index<&str, usize>) -> Vec<Pod<'a>> {
-    let mut facts: Vec<_> = observation.pods.iter().collect();
+    let mut facts: Vec<_> = observation.pods.iter().map(Arc::as_ref).collect();
     facts.sort_by_key(|facts| &facts.name);
     let telemetry = &observation.telemetry;
     let (mut cpu, mut course) = (beside(&telemetry.pod_cpu), beside(&telemetry.history.pods));

@@ -13,7 +13,7 @@
 //! beyond their requests is raised above no domain's budget; lowering is at once; what stands and is nearly
 //! right stays, so that pods which come and go cost few writes.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use powercap_common::{
     api::{Brake, NodeFrequencies},
@@ -196,7 +196,7 @@ fn needs(
 ) -> Vec<Watts> {
     let mut needs = vec![Watts::ZERO; stalls.len()];
     let waiting = |pod: &&PendingPod| pod.node.is_none() && pod.requests.watts > Watts::ZERO;
-    let mut waiting: Vec<_> = readings.observation.pending.iter().filter(waiting).collect();
+    let mut waiting: Vec<_> = readings.observation.pending.iter().map(Arc::as_ref).filter(waiting).collect();
     waiting.sort_by_key(|pod| (Reverse(pod.priority), pod.created, &pod.name));
     if waiting.is_empty() {
         return needs;

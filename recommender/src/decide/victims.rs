@@ -16,6 +16,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use powercap_common::{
@@ -89,7 +90,7 @@ pub struct Workloads<'a> {
 
 impl<'a> Workloads<'a> {
     /// Of these pods.
-    pub fn of(pods: &'a [PodFacts]) -> Self {
+    pub fn of(pods: &'a [Arc<PodFacts>]) -> Self {
         let mut workloads = Self::default();
         for pod in pods {
             let namespace = pod.name.namespace.as_str();

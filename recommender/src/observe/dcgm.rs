@@ -116,8 +116,14 @@ fn describer<'a>(
         };
         let node = || names.node.iter().find_map(|name| labels.get(name.as_str()));
         gpu.node = gpu.node.take().or_else(|| node().map(ToOwned::to_owned));
-        let tenant = first(&names.namespace).zip(first(&names.pod));
-        gpu.tenants.extend(tenant.map(|(namespace, name)| PodName { namespace, name }));
+        let tenant =
+            first(&names.namespace).zip(first(&names.pod)).map(|(namespace, name)| PodName { namespace, name });
+        // A series for each tenant tells of a board that is shared.
+        if let Some(tenant) = tenant
+            && let Err(at) = gpu.tenants.binary_search(&tenant)
+        {
+            gpu.tenants.insert(at, tenant);
+        }
     }
 }
 

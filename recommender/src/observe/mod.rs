@@ -35,10 +35,7 @@ use self::{
     resources::{Written, asks_for_decision, labels_or_boot, spec_or_labels},
     targets::LatestTargets,
     telemetry::LatestTelemetry,
-    workloads::{
-        NOT_ENDED, SeenPod, namespace_labels, node_facts, pending_pod, place_or_phase, pod_facts, slim_metadata,
-        slim_node, slim_pod,
-    },
+    workloads::{NOT_ENDED, SeenPod, namespace_labels, node_facts, slim_metadata, slim_node, slim_pod},
 };
 use crate::observation::Observation;
 
@@ -90,7 +87,7 @@ impl Observer {
                 Api::all(client.clone()),
                 everything().fields(NOT_ENDED),
                 slim_pod,
-                place_or_phase,
+                SeenPod::digest,
                 changed,
                 tasks,
             ),
@@ -123,8 +120,8 @@ impl Observer {
             domains: self.written_domains.newest(&self.domains),
             frequencies: frequencies.into_iter().map(|object| (object.name_any(), object)).collect(),
             nodes: self.nodes.state().iter().map(|node| node_facts(node)).collect(),
-            pods: pods.iter().filter_map(|pod| pod_facts(pod)).collect(),
-            pending: pods.iter().filter_map(|pod| pending_pod(pod)).collect(),
+            pods: pods.iter().filter_map(|pod| pod.running()).collect(),
+            pending: pods.iter().filter_map(|pod| pod.pending()).collect(),
             namespaces: self.namespaces.state().iter().map(|namespace| namespace_labels(namespace)).collect(),
             targets: self.targets.get(),
             telemetry: self.telemetry.get(),

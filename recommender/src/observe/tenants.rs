@@ -29,8 +29,10 @@ pub fn attribute(observation: &mut Observation, now: Timestamp) {
             }
             let Some(tenants) = &gpu.tenants else { continue };
             let names = tenants.iter().map(name);
-            let of_this_node = names.filter(|pod| is_on(pod, node));
-            told.insert(gpu.uuid.clone(), (node.clone(), of_this_node.collect()));
+            let mut of_this_node: Vec<_> = names.filter(|pod| is_on(pod, node)).collect();
+            of_this_node.sort_unstable();
+            of_this_node.dedup();
+            told.insert(gpu.uuid.clone(), (node.clone(), of_this_node));
         }
     }
     for (uuid, gpu) in &mut observation.telemetry.gpus {

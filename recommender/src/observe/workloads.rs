@@ -1,6 +1,9 @@
 //! Pods and nodes: only what a decision needs of them is kept.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::core::v1::{Affinity, Namespace, Node, NodeSpec, NodeStatus, NodeSystemInfo, Pod, Taint, Toleration},
@@ -31,7 +34,7 @@ const GPUS: &str = "nvidia.com/gpu";
 const KEEPS_AWAY: [&str; 2] = ["NoSchedule", "NoExecute"];
 
 /// A Pod as far as a decision needs it. What else the API server sends is skipped while it is read: of 10,000
-/// pods that is nearly all.
+/// pods that is nearly all. What is kept of the rest is made once, and shared by all decisions.
 #[derive(Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = Pod)]
 pub struct SeenPod {
@@ -40,6 +43,16 @@ pub struct SeenPod {
     spec: SeenSpec,
     #[serde(default)]
     status: SeenStatus,
+    #[serde(skip)]
+    kept: Kept,
+}
+
+/// All that is left of a pod in the cache, but for its name.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    running: Option<Arc<PodFacts>>,
+    pending: Option<Arc<PendingPod>>,
+    digest: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -121,21 +134,45 @@ struct SeenStatus {
     start_time: Option<Time>,
 }
 
-/// Drops from a pod what no decision needs: of one that has its place, what it may be.
+/// Reduces a pod to the facts that decisions need.
 pub fn slim_pod(pod: &mut SeenPod) {
-    slim_metadata(pod);
-    if pod.spec.node_name.is_some() {
-        (pod.spec.node_selector, pod.spec.affinity, pod.spec.tolerations) = (Labels::new(), None, Vec::new());
-    }
+    let kept = Kept {
+        running: facts_of_running(pod).map(Arc::new),
+        pending: facts_of_pending(pod).map(Arc::new),
+        digest: place_or_phase(pod),
+    };
+    let ObjectMeta { namespace, name, .. } = std::mem::take(&mut pod.metadata);
+    let metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
+    *pod = SeenPod { metadata, spec: SeenSpec::default(), status: SeenStatus::default(), kept };
 }
 
 /// A pod asks for a new decision by its labels, its place and its phase too, neither of which is part of its
 /// generation.
-#[must_use]
-pub fn place_or_phase(pod: &SeenPod) -> u64 {
+fn place_or_phase(pod: &SeenPod) -> u64 {
     let mut hasher = DefaultHasher::new();
     (spec_or_labels(pod), &pod.spec.node_name, &pod.status.phase, pod.spec.scheduling_gates.len()).hash(&mut hasher);
     hasher.finish()
+}
+
+impl SeenPod {
+    /// The facts of a pod that runs; none of another.
+    #[must_use]
+    pub fn running(&self) -> Option<Arc<PodFacts>> {
+        self.kept.running.clone()
+    }
+
+    /// Those of one that does not run yet; none of one that does, and of one that somebody holds back from the
+    /// scheduler.
+    #[must_use]
+    pub fn pending(&self) -> Option<Arc<PendingPod>> {
+        self.kept.pending.clone()
+    }
+
+    /// Changes whenever the pod asks for a new decision.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.kept.digest
+    }
 }
 
 /// Drops from a node what no decision needs.
@@ -158,9 +195,7 @@ pub fn slim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().annotations = None;
 }
 
-/// The facts of a pod that runs; none for another.
-#[must_use]
-pub fn pod_facts(pod: &SeenPod) -> Option<PodFacts> {
+fn facts_of_running(pod: &SeenPod) -> Option<PodFacts> {
     if is_pending(pod) {
         return None;
     }
@@ -181,10 +216,7 @@ pub fn pod_facts(pod: &SeenPod) -> Option<PodFacts> {
     })
 }
 
-/// What matters of a pod that does not run yet; none for one that does, and for one that somebody holds back
-/// from the scheduler.
-#[must_use]
-pub fn pending_pod(pod: &SeenPod) -> Option<PendingPod> {
+fn facts_of_pending(pod: &SeenPod) -> Option<PendingPod> {
     if !is_pending(pod) || !pod.spec.scheduling_gates.is_empty() {
         return None;
     }
@@ -347,7 +379,7 @@ mod tests {
         }))
         .unwrap();
         pod.metadata.namespace = Some("llm".to_owned());
-        pod_facts(&pod).unwrap().job
+        facts_of_running(&pod).unwrap().job
     }
 
     #[test]
@@ -371,7 +403,7 @@ mod tests {
             "spec": {"nodeName": "n1", "containers": [], "priority": 1000}, "status": {"phase": "Running"},
         }))
         .unwrap();
-        assert_eq!(pod_facts(&pod).unwrap().priority, 1000);
+        assert_eq!(facts_of_running(&pod).unwrap().priority, 1000);
     }
 
     #[test]
@@ -391,7 +423,7 @@ mod tests {
             "status": {"phase": "Running"},
         }))
         .unwrap();
-        let facts = pod_facts(&pod).unwrap();
+        let facts = facts_of_running(&pod).unwrap();
         let requests =
             Requests { watts: Watts::new(5100), gpus: 8, cpu_millis: 2750, memory_bytes: (1024 + 64) * 1024 * 1024 };
         assert_eq!(facts.requests, requests);
@@ -406,11 +438,11 @@ mod tests {
                 "status": {"phase": "Pending"}}))
             .unwrap()
         };
-        let waiting = pending_pod(&pod(json!({"containers": []}))).unwrap();
+        let waiting = facts_of_pending(&pod(json!({"containers": []}))).unwrap();
         assert_eq!(waiting.node, None);
-        assert!(pending_pod(&pod(json!({"containers": [], "schedulingGates": [{"name": "queue"}]}))).is_none());
+        assert!(facts_of_pending(&pod(json!({"containers": [], "schedulingGates": [{"name": "queue"}]}))).is_none());
         assert!(
-            pod_facts(&pod(json!({"containers": [], "nodeName": "n1"}))).is_none(),
+            facts_of_running(&pod(json!({"containers": [], "nodeName": "n1"}))).is_none(),
             "its containers do not run yet"
         );
     }

@@ -143,7 +143,7 @@ impl Site {
         for pod in &self.pods {
             let (pod_name, requests) = (pod.name.clone(), pod.requests);
             match pod.node {
-                Some(node) => observation.pods.push(PodFacts {
+                Some(node) => observation.pods.push(Arc::new(PodFacts {
                     name: pod_name,
                     node: name(node),
                     gpus: requests.gpus,
@@ -155,8 +155,10 @@ impl Site {
                     }],
                     requests,
                     ..PodFacts::default()
-                }),
-                None => observation.pending.push(PendingPod { name: pod_name, requests, ..PendingPod::default() }),
+                })),
+                None => {
+                    observation.pending.push(Arc::new(PendingPod { name: pod_name, requests, ..PendingPod::default() }))
+                }
             }
         }
     }

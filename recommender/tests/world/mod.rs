@@ -105,8 +105,18 @@ impl World {
         let pod = PodName { namespace: "llm".into(), name: name.into() };
         let labels = [("app".to_owned(), app.to_owned())].into();
         let facts = PodFacts { name: pod.clone(), node: node.into(), labels, gpus: 1, ..PodFacts::default() };
-        self.observation.pods.push(facts);
+        self.observation.pods.push(Arc::new(facts));
         pod
+    }
+
+    /// The facts of the running pod at this place, in the order in which they came.
+    pub fn facts(&mut self, at: usize) -> &mut PodFacts {
+        Arc::make_mut(&mut self.observation.pods[at])
+    }
+
+    /// Those of the pod that came last.
+    pub fn newest(&mut self) -> &mut PodFacts {
+        Arc::make_mut(self.observation.pods.last_mut().unwrap())
     }
 
     /// An H100 on a node, with its reading of just now.
