@@ -1,7 +1,7 @@
 //! From metric to megahertz: an edit of a cap ends in clocks and watts on boards, and its end in their return.
 
 use powercap_common::{
-    api::{DeviceState, GpuCeiling, NodeFrequencies},
+    api::{GpuCeiling, NodeFrequencies},
     condition::{Truth, kind},
 };
 use serde_json::json;
@@ -53,9 +53,7 @@ async fn a_domain_cut_holds_at_the_meter_within_seconds_and_returns() {
     rack.eventually("both nodes acknowledge", 10, async |rack| rack.all_hold_within(7200).await).await;
     rack.throughout("true power stays below 7,200 W", 10, async |rack| rack.true_watts() <= 7200.0).await;
     rack.eventually("the CPUs are slowed too, by cpufreq, and read back", 10, async |rack| {
-        rack.nodes().await.iter().flat_map(|node| &node.status.as_ref().unwrap().cpus).all(|cpu| {
-            cpu.state == DeviceState::Applied && cpu.target_megahertz.is_some_and(|clock| clock < cpu.max_megahertz)
-        })
+        rack.cpus_are_slowed().await
     })
     .await;
 

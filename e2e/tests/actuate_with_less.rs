@@ -50,12 +50,7 @@ async fn without_the_capability_boards_are_reported_and_cpus_are_held() {
         })
     })
     .await;
-    rack.eventually("the CPUs are held all the same", 30, async |rack| {
-        rack.nodes().await.iter().flat_map(|node| &node.status.as_ref().unwrap().cpus).all(|cpu| {
-            cpu.state == DeviceState::Applied && cpu.target_megahertz.is_some_and(|clock| clock < cpu.max_megahertz)
-        })
-    })
-    .await;
+    rack.eventually("the CPUs are held all the same", 30, async |rack| rack.cpus_are_slowed().await).await;
     let nobody_says_it_holds = async |rack: &Rack| {
         let acknowledged = |node: &NodeFrequencies| node.status.as_ref().unwrap().acknowledged.map(|held| held.epoch);
         rack.nodes().await.iter().all(|node| acknowledged(node) != Some(node.spec.epoch))

@@ -15,6 +15,9 @@ use super::files::FileError;
 use super::layout::ClusterSpec;
 use super::{cgroups, controlplane, mounts, network, ready};
 
+/// It takes a tenth of a second on an idle machine.
+const HARDWARE_WITHIN: Duration = Duration::from_secs(60);
+
 /// Why the cluster could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,6 +58,14 @@ pub enum Error {
     /// The hardware command is not usable.
     #[error("the hardware command {0:?} is empty")]
     Hardware(String),
+    /// The hardware command made no files.
+    #[error("the hardware made no {cpufreq} within {within:?}: its log tells why")]
+    NoCpufreq {
+        /// How long it had.
+        within: Duration,
+        /// What it should have made.
+        cpufreq: PathBuf,
+    },
     /// A file could not be read.
     #[error("read {path}")]
     Read {
@@ -130,7 +141,7 @@ async fn start(spec: &ClusterSpec, supervisor: &Supervisor) -> Result<(), Error>
         hardware_up.push(hardware(spec, &node.name, supervisor)?);
     }
     for up in hardware_up.into_iter().flatten() {
-        up.await;
+        up.await?;
     }
     for node in &spec.nodes {
         nodes_up.push((node.name.clone(), node_events(supervisor.start(node_process(spec, &node.name))?)));
@@ -175,12 +186,12 @@ async fn start(spec: &ClusterSpec, supervisor: &Supervisor) -> Result<(), Error>
     Ok(())
 }
 
-/// Starts a node's hardware; the future ends when its files are there, or after 5 s.
+/// Starts a node's hardware; the future ends when its files are there.
 fn hardware(
     spec: &ClusterSpec,
     node: &str,
     supervisor: &Supervisor,
-) -> Result<Option<impl Future<Output = ()>>, Error> {
+) -> Result<Option<impl Future<Output = Result<(), Error>>>, Error> {
     let Some(command) = &spec.hardware else {
         return Ok(None);
     };
@@ -197,9 +208,10 @@ fn hardware(
                 time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if time::timeout(Duration::from_secs(5), appeared).await.is_err() {
-            Event::Note(format!("the hardware made no {}", cpufreq.display())).send();
-        }
+        // A node that starts without would never see what comes later.
+        time::timeout(HARDWARE_WITHIN, appeared)
+            .await
+            .map_err(|_| Error::NoCpufreq { within: HARDWARE_WITHIN, cpufreq })
     }))
 }
 

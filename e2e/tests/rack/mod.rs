@@ -17,7 +17,7 @@ use kube::{
     api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use powercap_common::{
-    api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    api::{CpuStatus, DeviceState, NodeFrequencies, PowerCappingPolicy, PowerDomain},
     condition::{self, Truth},
 };
 use powercap_e2e::{
@@ -77,6 +77,19 @@ impl Rack {
     /// Whether what every node holds is within a cap that was set: grants of before may still be held.
     pub async fn all_hold_within(&self, cap: u32) -> bool {
         self.granted().await.is_some_and(|granted| granted <= cap) && self.all_hold().await
+    }
+
+    /// Whether every node has CPUs, and each is held below its highest clock.
+    pub async fn cpus_are_slowed(&self) -> bool {
+        let slowed = |cpu: &CpuStatus| {
+            cpu.state == DeviceState::Applied && cpu.target_megahertz.is_some_and(|clock| clock < cpu.max_megahertz)
+        };
+        let nodes = self.nodes().await;
+        nodes.len() == 2
+            && nodes.iter().all(|node| {
+                let cpus = node.status.as_ref().map(|status| status.cpus.as_slice()).unwrap_or_default();
+                !cpus.is_empty() && cpus.iter().all(slowed)
+            })
     }
 
     /// What both nodes are granted together; none while one of them may draw anything.

@@ -58,7 +58,12 @@ pub struct Inquiry {
     metrics: Metrics,
     boards: Differences,
     cpus: Differences,
+    /// Of which of [`ASKED`] the last answer is missing: one word of it in the log is enough.
+    unanswered: [bool; 3],
 }
+
+/// What is asked about.
+const ASKED: [&str; 3] = ["GPUs", "CPUs", "node agents"];
 
 impl Inquiry {
     /// Puts what `prometheus` answers for these names into `latest`.
@@ -71,7 +76,8 @@ impl Inquiry {
         metrics: Metrics,
     ) -> Self {
         let (boards, cpus) = (Differences::default(), Differences::default());
-        Self { prometheus: prometheus.into(), names, collection_interval, latest, metrics, boards, cpus }
+        let (prometheus, unanswered) = (prometheus.into(), [false; 3]);
+        Self { prometheus, names, collection_interval, latest, metrics, boards, cpus, unanswered }
     }
 
     /// Asks every `cycle`, for ever; `changed` is notified after each round.
@@ -94,6 +100,17 @@ impl Inquiry {
             ask(prometheus, agents::queries(&names.agent), metrics),
         )
         .await;
+        let problems = [gpus.as_ref().err(), cpus.as_ref().err(), agents.as_ref().err()];
+        for ((about, unanswered), problem) in ASKED.iter().zip(&mut self.unanswered).zip(problems) {
+            match problem {
+                Some(problem) if !*unanswered => {
+                    tracing::warn!(about, problem = problem.message, "a question has no answer; asking on");
+                }
+                None if *unanswered => tracing::info!(about, "answers come again"),
+                _ => {}
+            }
+            *unanswered = problem.is_some();
+        }
         self.latest.update(|telemetry| {
             telemetry.of_boards(gpus, names, asked_at);
             telemetry.of_cpus(cpus, names, asked_at);
@@ -126,7 +143,7 @@ async fn ask<const N: usize>(prometheus: &Prometheus, queries: [String; N], metr
     for (vector, (query, answer)) in vectors.iter_mut().zip(futures::future::join_all(answers).await) {
         metrics.prometheus_query(answer.as_ref().map_or_else(PrometheusError::result, |_| "ok"));
         *vector = answer.map_err(|error| {
-            tracing::warn!(query, error = &error as &dyn std::error::Error, "a query failed");
+            tracing::debug!(query, error = &error as &dyn std::error::Error, "a query failed");
             Hold::new(Reason::PrometheusUnavailable, format!("Prometheus: {}", in_full(&error)))
         })?;
     }
