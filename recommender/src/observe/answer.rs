@@ -10,7 +10,6 @@ use std::{
     hash::{Hash, Hasher},
     io::{BufReader, Read},
     marker::PhantomData,
-    num::ParseFloatError,
     sync::Arc,
 };
 
@@ -81,39 +80,58 @@ pub struct Trace {
     /// The labels that were kept.
     pub labels: SeriesLabels,
     /// When each value was evaluated, on Prometheus's clock, in seconds since 1970, and the value.
-    pub points: Vec<(f64, f64)>,
+    pub points: Box<[(f64, f64)]>,
 }
 
 /// What an answer holds of each series.
 pub trait OfSeries: Sized {
     /// What Prometheus calls a list of them.
     const RESULT_TYPE: &'static str;
-    /// Its values as they stand in the answer: pairs of a time and the text of a number.
+    /// Its values as they stand in the answer: pairs of a time and a number.
     type Values: DeserializeOwned;
 
     /// Of one series with these labels.
-    ///
-    /// # Errors
-    /// When a text is no number.
-    fn of(labels: SeriesLabels, others: u64, values: Self::Values) -> Result<Self, ParseFloatError>;
+    fn of(labels: SeriesLabels, others: u64, values: Self::Values) -> Self;
 }
 
 impl OfSeries for Element {
     const RESULT_TYPE: &'static str = "vector";
-    type Values = (f64, String);
+    type Values = (f64, Number);
 
-    fn of(labels: SeriesLabels, others: u64, (evaluated_at, value): (f64, String)) -> Result<Self, ParseFloatError> {
-        Ok(Self { labels, others, evaluated_at, value: value.parse()? })
+    fn of(labels: SeriesLabels, others: u64, (evaluated_at, Number(value)): (f64, Number)) -> Self {
+        Self { labels, others, evaluated_at, value }
     }
 }
 
 impl OfSeries for Trace {
     const RESULT_TYPE: &'static str = "matrix";
-    type Values = Vec<(f64, String)>;
+    type Values = Vec<(f64, Number)>;
 
-    fn of(labels: SeriesLabels, _others: u64, values: Self::Values) -> Result<Self, ParseFloatError> {
-        let points = values.into_iter().map(|(at, value)| Ok((at, value.parse()?))).collect::<Result<_, _>>()?;
-        Ok(Self { labels, points })
+    fn of(labels: SeriesLabels, _others: u64, values: Self::Values) -> Self {
+        Self { labels, points: values.into_iter().map(|(at, Number(value))| (at, value)).collect() }
+    }
+}
+
+/// A number, which Prometheus writes as text.
+pub struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_str(NumberInText)
+    }
+}
+
+struct NumberInText;
+
+impl Visitor<'_> for NumberInText {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number as text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Number, E> {
+        text.parse().map(Number).map_err(E::custom)
     }
 }
 
@@ -265,7 +283,7 @@ impl<'de, S: OfSeries> Visitor<'de> for ElementOf<'_, S> {
         }
         let (labels, others) = metric.ok_or_else(|| A::Error::missing_field("metric"))?;
         let values = values.ok_or_else(|| A::Error::missing_field("values"))?;
-        S::of(labels, others, values).map_err(A::Error::custom)
+        Ok(S::of(labels, others, values))
     }
 }
 
