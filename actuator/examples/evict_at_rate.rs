@@ -1,9 +1,13 @@
-//! How fast pods are evicted, the status before each, against plain DELETEs of as many, both from the same number of
-//! tasks on the same real API server: writes a row of bench.json. The events come as they do, one after the other; the
-//! next measurement waits for the last of them.
+//! How fast pods are evicted, what is done in status before it is, against plain DELETEs of as many, both from the same
+//! number of tasks on the same real API server: writes rows of bench.json. The events come as they do, one after the
+//! other; the next measurement waits for the last of them.
 //!
-//! No budget, no grace, no limits, no time to settle. The pods are on no node and of no workload that makes them anew:
-//! a ConfigMap stands as their controller, so that the garbage collector leaves them.
+//! Each task has a policy, with pods of as many workloads as may be taken from at once: one of each, so that a status
+//! goes before so many evictions. Beside that, with a status before each, as is the default; and evictions alone, which
+//! is the most that could be reached.
+//!
+//! No budget, no grace, no other limits, no time to settle. The pods are on no node and of no workload that makes them
+//! anew: a ConfigMap stands as their controller, so that the garbage collector leaves them.
 //!
 //! Run it in a control plane: `cluster run --nodes 0 -- target/release/examples/evict_at_rate FILE`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a program for developers alone")]
@@ -20,8 +24,10 @@ use k8s_openapi::{
     api::{
         core::v1::{ConfigMap, Pod, ServiceAccount},
         events::v1::Event,
+        policy::v1::Eviction,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status},
     jiff::Timestamp,
 };
 use kube::{
@@ -40,7 +46,11 @@ use serde_json::{Value, json};
 
 /// As many as the API server is asked for at once: one task each, and of the evictions one policy each.
 const TASKS: usize = 8;
-const PODS_OF_A_TASK: usize = 40;
+/// Of each task: so many may be taken at once.
+const WORKLOADS: usize = 8;
+const PODS_OF_A_TASK: usize = 5 * WORKLOADS;
+const CAP_WATTS: u32 = 1000;
+const POD_WATTS: u32 = 100;
 /// Each is done so often, in turn; the medians count.
 const TIMES: usize = 5;
 /// Of each eviction: on the pod, and on the policy.
@@ -54,19 +64,26 @@ async fn main() -> kube::Result<()> {
     let client = kubernetes::client().await.unwrap();
     let site = Site { writer: Writer::new(client.clone(), "bench".into(), Metrics::default()), client };
     site.define().await?;
-    let (mut deletions, mut evictions) = (Vec::new(), Vec::new());
-    for time in 1..=TIMES {
+    let (mut deletions, mut posts, mut ones, mut evictions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for time in 0..TIMES {
         deletions.push(site.rate(Site::delete).await?);
-        evictions.push(site.rate(Site::evict).await?);
-        site.told(EVENTS * TASKS * PODS_OF_A_TASK * time).await?;
+        posts.push(site.rate(Site::post).await?);
+        ones.push(site.rate(async |site, policy, pods| site.evict(policy, pods, 1).await).await?);
+        site.told(EVENTS * TASKS * PODS_OF_A_TASK * (2 * time + 1)).await?;
+        evictions.push(site.rate(async |site, policy, pods| site.evict(policy, pods, WORKLOADS).await).await?);
+        site.told(EVENTS * TASKS * PODS_OF_A_TASK * (2 * time + 2)).await?;
     }
-    let (deletions, evictions) = (median(deletions), median(evictions));
-    let ratio = (evictions / deletions * 100.0).round() / 100.0;
-    let reported = |name: &str, value: f64| json!({"name": name, "value": value.round(), "unit": "pods/s", "goal": null, "holds": true});
+    let (deletions, posts, ones, evictions) = (median(deletions), median(posts), median(ones), median(evictions));
+    let over_deletions = |rate: f64| (rate / deletions * 100.0).round() / 100.0;
+    let ratio = over_deletions(evictions);
+    let reported = |name: &str, value: f64, unit: &str| json!({"name": name, "value": value, "unit": unit, "goal": null, "holds": true});
     let rows = json!([
         {"name": "eviction_rate_vs_delete", "value": ratio, "unit": "ratio", "goal": format!("≥ {GOAL}"),
             "holds": ratio >= GOAL},
-        reported("evictions_per_s", evictions), reported("deletions_per_s", deletions),
+        reported("eviction_rate_one_at_a_time", over_deletions(ones), "ratio"),
+        reported("eviction_rate_alone", over_deletions(posts), "ratio"),
+        reported("evictions_per_s", evictions.round(), "pods/s"),
+        reported("deletions_per_s", deletions.round(), "pods/s"),
     ]);
     let text = serde_json::to_string_pretty(&rows).unwrap() + "\n";
     match std::env::args().nth(1) {
@@ -135,18 +152,23 @@ impl Site {
     async fn fill(&self, task: usize) -> kube::Result<(PowerCappingPolicy, Vec<Pod>)> {
         let name = format!("task-{task}");
         let params = PatchParams::apply("bench").force();
-        let owners: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
-        let owner = owners.patch(&name, &params, &Patch::Apply(&owner)).await?;
-        let create = async |number| {
-            let pod = pod(&format!("{name}-{number}"), &owner);
+        let configs: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let own = async |number| {
+            let workload = format!("{name}-{number}");
+            let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": workload}});
+            configs.patch(&workload, &params, &Patch::Apply(&owner)).await
+        };
+        let owners: Vec<_> = stream::iter(0..WORKLOADS).then(own).try_collect().await?;
+        let create = async |(number, owner)| {
+            let pod = pod(&format!("{name}-{number}"), &name, owner);
             self.pods().create(&PostParams::default(), &pod).await
         };
-        let pods: Vec<_> = stream::iter(0..PODS_OF_A_TASK).map(create).buffer_unordered(TASKS).try_collect().await?;
+        let wanted = owners.iter().cycle().take(PODS_OF_A_TASK).enumerate();
+        let pods: Vec<_> = stream::iter(wanted).map(create).buffered(TASKS).try_collect().await?;
         let policies: Api<PowerCappingPolicy> = Api::namespaced(self.client.clone(), NAMESPACE);
         let mut policy = json!({
             "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerCappingPolicy", "metadata": {"name": name},
-            "spec": {"powerCapLimitWatts": 1000, "mode": "Enforce", "selector": {"matchLabels": {"of": name}},
+            "spec": {"powerCapLimitWatts": CAP_WATTS, "mode": "Enforce", "selector": {"matchLabels": {"of": name}},
                 "escalation": [{"action": "Throttle"}, {"action": "Evict"}]},
         });
         policies.patch(&name, &params, &Patch::Apply(&policy)).await?;
@@ -162,15 +184,32 @@ impl Site {
         Ok(())
     }
 
-    async fn evict(&self, mut policy: PowerCappingPolicy, pods: Vec<Pod>) -> kube::Result<()> {
+    /// Evictions by UID, and nothing else.
+    async fn post(&self, _: PowerCappingPolicy, pods: Vec<Pod>) -> kube::Result<()> {
+        for pod in pods {
+            let preconditions = Preconditions { uid: pod.uid(), ..Preconditions::default() };
+            let eviction = Eviction {
+                metadata: ObjectMeta { name: Some(pod.name_any()), ..ObjectMeta::default() },
+                delete_options: Some(DeleteOptions { preconditions: Some(preconditions), ..DeleteOptions::default() }),
+            };
+            let params = PostParams::default();
+            self.pods().create_subresource::<_, Status>("eviction", &pod.name_any(), &params, &eviction).await?;
+        }
+        Ok(())
+    }
+
+    async fn evict(&self, mut policy: PowerCappingPolicy, pods: Vec<Pod>, at_once: usize) -> kube::Result<()> {
         let mut memory = Memory::default();
         let leads = || Some(Leadership { term: 1, until: Instant::now() + Duration::from_secs(60) });
         let mut left: BTreeMap<_, _> = pods.iter().map(facts).collect();
         while !left.is_empty() {
+            // As the recommender would say it: what is evicted draws no more.
+            let power = CAP_WATTS + POD_WATTS * u32::try_from(left.len()).unwrap();
+            policy.status.as_mut().unwrap().current_power_watts = Some(power);
             let seen = Observation {
                 policies: vec![Arc::new(policy)],
                 pods: left.clone(),
-                limits: unlimited(),
+                limits: limits(at_once),
                 ..Observation::default()
             };
             let plan = decide(&seen, Timestamp::now());
@@ -181,11 +220,12 @@ impl Site {
     }
 }
 
-fn unlimited() -> Limits {
+fn limits(at_once: usize) -> Limits {
     Limits {
         settle: Duration::ZERO,
         cool_down: Duration::ZERO,
         minimum_replicas: 0,
+        for_a_policy: at_once,
         in_a_namespace: usize::MAX,
         for_a_domain: usize::MAX,
         in_all: usize::MAX,
@@ -205,9 +245,9 @@ fn facts(pod: &Pod) -> (PodName, Arc<PodFacts>) {
     (PodName { namespace: NAMESPACE.into(), name: pod.name_any() }, Arc::new(facts))
 }
 
-fn pod(name: &str, owner: &ConfigMap) -> Pod {
+fn pod(name: &str, of: &str, owner: &ConfigMap) -> Pod {
     let pod = json!({
-        "metadata": {"name": name, "labels": {"of": owner.name_any()}, "ownerReferences": [{"apiVersion": "v1",
+        "metadata": {"name": name, "labels": {"of": of}, "ownerReferences": [{"apiVersion": "v1",
             "kind": "ConfigMap", "name": owner.name_any(), "uid": owner.uid(), "controller": true}]},
         "spec": {"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
             "containers": [{"name": "c", "image": "none"}]},
@@ -215,13 +255,12 @@ fn pod(name: &str, owner: &ConfigMap) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
-/// Its power is left out: what is not known is no failure of a step.
 fn above_its_cap(pods: &[Pod]) -> Value {
     let now = Timestamp::now();
     let said = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": kind, "message": "", "lastTransitionTime": now});
     let pending = pods.iter().map(|pod| {
         json!({"action": "Evict", "namespace": NAMESPACE, "workload": "ConfigMap/none", "pod": pod.name_any(),
-            "freesWatts": 100, "reason": "PowerAboveCap", "since": now})
+            "freesWatts": POD_WATTS, "reason": "PowerAboveCap", "since": now})
     });
     json!({"conditions": [said("DataFresh", "True"), said("WithinCap", "False")],
         "pendingActions": pending.collect::<Vec<_>>()})

@@ -99,6 +99,10 @@ pub struct EscalateFlags {
     /// A workload with fewer replicas loses none. Of more it loses one at a time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..), value_name = "PODS")]
     pub minimum_replicas: u8,
+    /// The most pods and Jobs that may be taken at once for one policy, each of another workload and counted as a step
+    /// of its own; never more than bring power under the cap (1 to 32).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32), value_name = "STEPS")]
+    pub most_for_a_policy: u8,
     /// The most steps that may await their effect at once in one namespace.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..), value_name = "STEPS")]
     pub most_in_a_namespace: u8,
@@ -165,6 +169,7 @@ impl EscalateFlags {
             settle: Duration::from_secs(self.settle_seconds),
             cool_down: Duration::from_secs(self.cool_down_seconds),
             minimum_replicas: self.minimum_replicas.into(),
+            for_a_policy: self.most_for_a_policy.into(),
             in_a_namespace: self.most_in_a_namespace.into(),
             for_a_domain: self.most_for_a_domain.into(),
             in_all: self.most_in_all.into(),

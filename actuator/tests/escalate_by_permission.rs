@@ -8,7 +8,7 @@ use powercap_actuator::escalate::{
     observation::{JobFacts, Limits, Observation, PodFacts, PodName, SuspendedByUs},
 };
 use powercap_common::{
-    api::{Mode, PendingAction, PowerCappingPolicy},
+    api::{Deed, Mode, PendingAction, PowerCappingPolicy},
     reason::Reason,
     target::Controller,
 };
@@ -113,6 +113,7 @@ prop_compose! {
         pods in proptest::collection::vec((namespace(), pod()), 8),
         jobs in proptest::collection::vec((namespace(), 0..3_u8, job()), 0..3),
         minimum_replicas in 0..3_usize,
+        for_a_policy in 1..4_usize,
         halted in prop::bool::weighted(0.1),
     ) -> Observation {
         let policies = policies.into_iter().enumerate().map(|(number, (namespace, (spec, pending, escalated, said)))| {
@@ -141,29 +142,29 @@ prop_compose! {
             pods: pods.collect(),
             jobs: jobs.into_iter().map(|(namespace, app, job)| ((namespace.into(), format!("w{app}")), job)).collect(),
             halted: halted.then_some(Reason::LeaseExpired),
-            limits: Limits { minimum_replicas, ..Limits::default() },
+            limits: Limits { minimum_replicas, for_a_policy, in_a_namespace: 4, ..Limits::default() },
             ..Observation::default()
         }
     }
 }
 
 /// Whether somebody lists the step, and its policy permits it.
-fn permitted(seen: &Observation, step: &Step) -> bool {
+fn permitted(seen: &Observation, step: &Step, deed: &Deed) -> bool {
     let policy = |policy: &&Arc<PowerCappingPolicy>| {
         policy.metadata.name.as_ref() == Some(&step.policy.name)
             && policy.metadata.namespace.as_ref() == Some(&step.policy.namespace)
             && policy.spec.mode == Mode::Enforce
-            && policy.spec.escalation.iter().any(|rung| rung.action == step.deed.action)
+            && policy.spec.escalation.iter().any(|rung| rung.action == deed.action)
     };
     let Some(policy) = seen.policies.iter().find(policy) else { return false };
-    let domain = seen.domains.iter().find(|domain| domain.metadata.name == step.deed.domain);
-    let listed = match domain.filter(|_| step.deed.domain.is_some()) {
+    let domain = seen.domains.iter().find(|domain| domain.metadata.name == deed.domain);
+    let listed = match domain.filter(|_| deed.domain.is_some()) {
         Some(domain) => domain.status.as_ref().map(|status| &status.pending_actions),
         None => policy.status.as_ref().map(|status| &status.pending_actions),
     };
     let same = |action: &PendingAction| {
         (action.action, &action.namespace, &action.workload, &action.pod)
-            == (step.deed.action, &step.policy.namespace, &step.deed.workload, &step.deed.pod)
+            == (deed.action, &step.policy.namespace, &deed.workload, &deed.pod)
     };
     listed.is_some_and(|listed| listed.iter().any(same))
 }
@@ -175,10 +176,12 @@ proptest! {
     fn nothing_is_touched_that_no_policy_in_mode_enforce_lists_and_permits(seen in world()) {
         let plan = decide(&seen, at(0).0);
         for step in plan.steps.iter().filter(|step| !step.deed.undone) {
-            prop_assert!(permitted(&seen, step), "{step:?}");
-            if let What::Evict(pod) = &step.what {
-                prop_assert_eq!((Some(&pod.name), &pod.namespace), (step.deed.pod.as_ref(), &step.policy.namespace));
-                prop_assert_eq!(&seen.pods[pod].uid, &step.deed.uid);
+            for (deed, what) in step.acts() {
+                prop_assert!(permitted(&seen, step, deed), "{step:?}");
+                if let What::Evict(pod) = what {
+                    prop_assert_eq!((Some(&pod.name), &pod.namespace), (deed.pod.as_ref(), &step.policy.namespace));
+                    prop_assert_eq!(&seen.pods[pod].uid, &deed.uid);
+                }
             }
         }
         if seen.halted.is_some() {
@@ -202,6 +205,15 @@ proptest! {
         for step in plan.steps.iter().filter(|step| !step.deed.undone) {
             let others = plan.steps.iter().filter(|other| !other.deed.undone && other.policy == step.policy);
             prop_assert_eq!(others.count(), 1, "{:?}", plan.steps);
+            prop_assert!(step.acts().count() <= seen.limits.for_a_policy, "{step:?}");
+            let of = |what: &What| match what {
+                What::Evict(pod) => seen.pods[pod].controller.clone(),
+                What::Suspend { name, .. } => Some(Controller { kind: "Job".to_owned(), name: name.clone() }),
+                _ => None,
+            };
+            let whose: Vec<_> = step.acts().map(|(_, what)| of(what)).collect();
+            let twice = whose.iter().enumerate().any(|(at, one)| one.is_some() && whose[..at].contains(one));
+            prop_assert!(!twice, "two of a workload: {step:?}");
         }
     }
 }

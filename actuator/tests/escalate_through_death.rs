@@ -1,4 +1,5 @@
-//! Killed after any write, asleep before any write: the same end, and no pod too many.
+//! Killed after any write, asleep before any write: the same end, and no pod too many, with one victim at a time and
+//! with several at once.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use powercap_actuator::escalate::{apply::Writer, decide::decide, metrics::Metrics, observation::Memory};
+use powercap_actuator::escalate::{
+    apply::Writer,
+    decide::decide,
+    metrics::Metrics,
+    observation::{Limits, Memory},
+};
+use powercap_common::{api::Escalated, reason::Reason};
 use powercap_process::leader::Leadership;
 
 use crate::cluster::{Cluster, Fault, World, at};
@@ -25,20 +32,23 @@ struct Leader {
     cluster: Cluster,
     writer: Writer,
     memory: Memory,
+    limits: Limits,
 }
 
 impl Leader {
-    fn new(cluster: &Cluster) -> Self {
+    fn new(cluster: &Cluster, at_once: usize) -> Self {
         let writer = Writer::new(cluster.client(), "test".into(), Metrics::default());
-        Self { cluster: cluster.clone(), writer, memory: Memory::default() }
+        let limits = Limits { for_a_policy: at_once, in_a_namespace: at_once.max(2), ..Limits::default() };
+        Self { cluster: cluster.clone(), writer, memory: Memory::default(), limits }
     }
 
     /// Observes, decides and carries out.
     async fn turn(&mut self) {
-        let (seen, now) = {
+        let (mut seen, now) = {
             let world = self.cluster.world();
             (world.observe(&self.memory), at(world.second).0)
         };
+        seen.limits = self.limits;
         let plan = decide(&seen, now);
         let leads = || Some(Leadership { term: 1, until: Instant::now() + Duration::from_secs(60) });
         self.writer.carry_out(&plan, &mut self.memory, leads).await;
@@ -58,7 +68,10 @@ fn done(cluster: &Cluster) -> Vec<String> {
     cluster.world().effects.iter().map(|(uid, _)| uid.clone()).collect()
 }
 
-fn assert_same_end(cluster: &Cluster, when: &str) {
+/// All victims may be taken at once.
+const ALL: usize = 4;
+
+fn assert_same_end(cluster: &Cluster, at_once: usize, when: &str) {
     let done = done(cluster);
     assert_eq!(done.iter().collect::<BTreeSet<_>>().len(), done.len(), "{when}: something was done twice: {done:?}");
     assert_eq!(done, ["uid-chat-1", "Job/train", "uid-more-1"], "{when}");
@@ -66,59 +79,66 @@ fn assert_same_end(cluster: &Cluster, when: &str) {
     assert_eq!(world.watts(), 700, "{when}");
     let apart = world.effects.windows(2).map(|pair| pair[1].1 - pair[0].1);
     let apart: Vec<_> = apart.collect();
-    assert!(apart.iter().all(|seconds| *seconds >= SETTLE), "{when}: steps {apart:?} seconds apart");
+    if at_once == 1 {
+        assert!(apart.iter().all(|seconds| *seconds >= SETTLE), "{when}: steps {apart:?} seconds apart");
+    } else {
+        assert!(apart.iter().all(|seconds| *seconds <= TURN), "{when}: {apart:?} seconds apart, of one step");
+    }
 }
 
 /// How many writes all of it takes.
-async fn undisturbed() -> usize {
+async fn undisturbed(at_once: usize) -> usize {
     let cluster = Cluster::serve(World::new()).await;
     cluster.strike(Fault::None);
-    Leader::new(&cluster).turns(TURNS).await;
-    assert_same_end(&cluster, "undisturbed");
+    Leader::new(&cluster, at_once).turns(TURNS).await;
+    assert_same_end(&cluster, at_once, "undisturbed");
     cluster.writes()
 }
 
-async fn killed(fault: Fault) {
+async fn killed(fault: Fault, at_once: usize) {
     let cluster = Cluster::serve(World::new()).await;
     cluster.strike(fault);
-    let mut first = Leader::new(&cluster);
+    let mut first = Leader::new(&cluster, at_once);
     tokio::select! {
         () = first.turns(TURNS) => unreachable!("{fault:?} did not strike"),
         () = cluster.struck() => {}
     }
     drop(first);
-    Leader::new(&cluster).turns(TURNS).await;
-    assert_same_end(&cluster, &format!("{fault:?}"));
+    Leader::new(&cluster, at_once).turns(TURNS).await;
+    assert_same_end(&cluster, at_once, &format!("{fault:?}, {at_once} at once"));
 }
 
 #[tokio::test]
 async fn whoever_leads_after_a_death_at_any_write_comes_to_the_same_end_and_evicts_nobody_twice() {
     powercap_process::install_tls_provider();
-    let writes = undisturbed().await;
-    assert!(writes > 10, "only {writes} writes");
-    for number in 1..=writes {
-        killed(Fault::After(number)).await;
-        killed(Fault::Before(number)).await;
+    for (at_once, least) in [(1, 10), (ALL, 5)] {
+        let writes = undisturbed(at_once).await;
+        assert!(writes > least, "only {writes} writes");
+        for number in 1..=writes {
+            killed(Fault::After(number), at_once).await;
+            killed(Fault::Before(number), at_once).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_leader_that_slept_before_any_write_wakes_up_to_no_second_effect() {
     powercap_process::install_tls_provider();
-    let writes = undisturbed().await;
-    for number in 1..=writes {
-        for turns in [1, 4, TURNS] {
-            slept(number, turns).await;
+    for at_once in [1, ALL] {
+        for number in 1..=undisturbed(at_once).await {
+            for turns in [1, 4, TURNS] {
+                slept(number, turns, at_once).await;
+            }
         }
     }
 }
 
 /// The first leader falls asleep before this write, the second leads for so many turns, and the first wakes up in the
 /// belief that it leads.
-async fn slept(number: usize, turns: usize) {
+async fn slept(number: usize, turns: usize, at_once: usize) {
     let cluster = Cluster::serve(World::new()).await;
     cluster.strike(Fault::Held(number));
-    let (mut first, woken) = (Leader::new(&cluster), Arc::new(AtomicBool::new(false)));
+    let (mut first, woken) = (Leader::new(&cluster, at_once), Arc::new(AtomicBool::new(false)));
     let sleeps = Arc::clone(&woken);
     let sleeper = tokio::spawn(async move {
         loop {
@@ -130,11 +150,89 @@ async fn slept(number: usize, turns: usize) {
         }
     });
     cluster.struck().await;
-    let mut second = Leader::new(&cluster);
+    let mut second = Leader::new(&cluster, at_once);
     second.turns(turns).await;
     woken.store(true, Ordering::Relaxed);
     cluster.let_go();
     sleeper.await.unwrap();
     second.turns(TURNS).await;
-    assert_same_end(&cluster, &format!("asleep before write {number}, for {turns} turns"));
+    assert_same_end(&cluster, at_once, &format!("asleep before write {number}, for {turns} turns, {at_once} at once"));
+}
+
+/// The policy's `status.escalated`: the UIDs of what was last done.
+fn told(cluster: &Cluster) -> Vec<String> {
+    let escalated = cluster.world().policy["status"]["escalated"].clone();
+    let escalated: Escalated = serde_json::from_value(escalated).unwrap();
+    escalated.deeds().map(|deed| deed.uid.clone()).collect()
+}
+
+#[tokio::test]
+async fn of_several_at_once_all_stand_in_status_before_the_first_is_done() {
+    powercap_process::install_tls_provider();
+    let cluster = Cluster::serve(World::new()).await;
+    cluster.strike(Fault::Before(2));
+    let mut leader = Leader::new(&cluster, ALL);
+    tokio::select! {
+        () = leader.turn() => unreachable!("it waits for the first eviction"),
+        () = cluster.struck() => {}
+    }
+    assert_eq!((told(&cluster), done(&cluster)), (THREE.map(str::to_owned).to_vec(), vec![]));
+}
+
+const THREE: [&str; 3] = ["uid-chat-1", "uid-train", "uid-more-1"];
+
+#[test]
+fn of_several_at_once_each_has_its_own_reason() {
+    let mut seen = World::new().observe(&Memory::default());
+    (seen.limits.for_a_policy, seen.limits.in_a_namespace) = (ALL, ALL);
+    let plan = decide(&seen, at(0).0);
+    let reasons: Vec<_> = plan.steps[0].acts().map(|(_, what)| plan.steps[0].why(what)).collect();
+    assert_eq!(reasons, [Reason::Evicted, Reason::JobSuspended, Reason::Evicted]);
+}
+
+#[tokio::test]
+async fn what_was_refused_of_several_stands_in_status_no_more_and_the_others_are_done() {
+    powercap_process::install_tls_provider();
+    for (pod, code, stands, effects) in [
+        ("chat-1", 403, vec![1, 2], vec!["Job/train", "uid-more-1"]),
+        ("more-1", 500, vec![0, 1], vec!["uid-chat-1", "Job/train"]),
+        // The server asks for patience: nothing else is begun.
+        ("chat-1", 429, vec![], vec![]),
+        ("more-1", 429, vec![0, 1], vec!["uid-chat-1", "Job/train"]),
+        // Who is gone counts as done.
+        ("chat-1", 404, vec![0, 1, 2], vec!["Job/train", "uid-more-1"]),
+    ] {
+        let cluster = Cluster::serve(World::new()).await;
+        cluster.world().refused.insert(pod.into(), code);
+        let mut leader = Leader::new(&cluster, ALL);
+        leader.turn().await;
+        let stands: Vec<_> = stands.into_iter().map(|at: usize| THREE[at]).collect();
+        assert_eq!(told(&cluster), stands, "{pod}: {code}");
+        assert_eq!(done(&cluster), effects, "{pod}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_ends_a_step_and_what_was_not_begun_is_next() {
+    powercap_process::install_tls_provider();
+    let cluster = Cluster::serve(World::new()).await;
+    cluster.strike(Fault::Before(2));
+    let mut leader = Leader::new(&cluster, ALL);
+    leader.turn().await;
+    assert_eq!((told(&cluster), cluster.writes()), (THREE.map(str::to_owned).to_vec(), 2));
+    leader.turn().await;
+    assert_eq!(done(&cluster), ["Job/train", "uid-more-1"], "the first is left alone for a while");
+    assert_eq!(cluster.writes(), 4, "they stood in status");
+}
+
+#[tokio::test]
+async fn events_without_an_answer_hold_up_no_step() {
+    powercap_process::install_tls_provider();
+    let cluster = Cluster::serve(World::new()).await;
+    cluster.hang_events();
+    let began = Instant::now();
+    Leader::new(&cluster, 1).turns(TURNS).await;
+    assert_same_end(&cluster, 1, "without events");
+    // Two events of each step would be waited for, a second each.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -16,6 +16,7 @@ mod cluster;
 mod decide_claims;
 mod document_escalation_metrics;
 mod document_metrics;
+mod escalate_at_once;
 mod escalate_bad_input;
 mod escalate_by_permission;
 mod escalate_ceilings;

@@ -191,6 +191,8 @@ pub struct Limits {
     pub cool_down: Duration,
     /// A workload with fewer replicas loses none.
     pub minimum_replicas: usize,
+    /// The most pods and Jobs that may be taken at once for one policy, each of another workload.
+    pub for_a_policy: usize,
     /// The most steps that may await their effect in a namespace.
     pub in_a_namespace: usize,
     /// Likewise for one domain's cap.
@@ -207,6 +209,7 @@ impl Default for Limits {
             settle: Duration::from_secs(30),
             cool_down: Duration::from_secs(60),
             minimum_replicas: 2,
+            for_a_policy: 1,
             in_a_namespace: 2,
             for_a_domain: 4,
             in_all: 8,

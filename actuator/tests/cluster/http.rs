@@ -1,5 +1,7 @@
 //! Requests and answers.
 
+use std::sync::atomic::Ordering;
+
 use axum::{
     Json,
     extract::{Request, State},
@@ -20,6 +22,9 @@ pub async fn answer(State(cluster): State<Cluster>, request: Request) -> Respons
         return respond(cluster.world().policy_named(path.rsplit('/').next().unwrap()));
     }
     if path.ends_with("/events") {
+        if cluster.shared.events_hang.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         return respond(Ok(body));
     }
     let (fault, number) = {

@@ -2,12 +2,15 @@
 //! that answer an eviction, and a recommender that lists victims while power is above the cap.
 //!
 //! Every write is counted, and can be the last that is heard of, or be held on its way; but for events, which no
-//! leader waits for.
+//! leader waits for: those can be left without an answer, all of them.
 
 mod http;
 mod world;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{net::TcpListener, sync::Notify};
 
@@ -38,6 +41,7 @@ struct Shared {
     fault: Mutex<(Fault, usize)>,
     struck: Notify,
     let_go: Notify,
+    events_hang: AtomicBool,
 }
 
 impl Cluster {
@@ -45,8 +49,13 @@ impl Cluster {
     pub async fn serve(world: World) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let shared =
-            Shared { world: Mutex::new(world), fault: Mutex::default(), struck: Notify::new(), let_go: Notify::new() };
+        let shared = Shared {
+            world: Mutex::new(world),
+            fault: Mutex::default(),
+            struck: Notify::new(),
+            let_go: Notify::new(),
+            events_hang: AtomicBool::new(false),
+        };
         let cluster = Self { url, shared: Arc::new(shared) };
         let router = axum::Router::new().fallback(http::answer).with_state(cluster.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -76,6 +85,11 @@ impl Cluster {
     /// What is held arrives.
     pub fn let_go(&self) {
         self.shared.let_go.notify_one();
+    }
+
+    /// From now on no event is answered.
+    pub fn hang_events(&self) {
+        self.shared.events_hang.store(true, Ordering::Relaxed);
     }
 
     /// A client that tries nothing twice.

@@ -29,6 +29,8 @@ pub struct World {
     pub jobs: BTreeMap<String, Value>,
     /// Which pods went, by UID, and when; and `Job/NAME` for each time that one was suspended.
     pub effects: Vec<(String, i64)>,
+    /// Pods whose eviction is refused, and by which status.
+    pub refused: BTreeMap<String, u16>,
     version: u64,
 }
 
@@ -41,6 +43,7 @@ impl World {
             pods: BTreeMap::new(),
             jobs: BTreeMap::new(),
             effects: Vec::new(),
+            refused: BTreeMap::new(),
             version: 1,
         };
         for workload in ["chat", "more", "solo"] {
@@ -143,6 +146,9 @@ impl World {
     }
 
     pub(super) fn evict(&mut self, name: &str, uid: &str) -> Result<(), u16> {
+        if let Some(code) = self.refused.get(name) {
+            return Err(*code);
+        }
         let pod = self.pods.get_mut(name).ok_or(404_u16)?;
         if pod["metadata"]["uid"] != uid {
             return Err(409);

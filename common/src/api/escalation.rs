@@ -87,10 +87,34 @@ pub struct Escalated {
     /// What that was. Stands here before it is done, so that whoever leads next neither forgets nor repeats it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Deed>,
+    /// What was done together with it, where more than one thing at a time is permitted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 31))]
+    pub beside: Vec<Deed>,
     /// The pod of it that is being moved to another node, as long as it is. Admission has what is made in its place
     /// prefer that node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
+}
+
+impl Escalated {
+    /// What was last done, and what was done together with it.
+    pub fn deeds(&self) -> impl Iterator<Item = &Deed> {
+        self.last.iter().chain(&self.beside)
+    }
+
+    /// The same without some of what was last done.
+    #[must_use]
+    pub fn without(&self, not_done: impl Fn(&Deed) -> bool) -> Self {
+        let mut stands = self.deeds().filter(|deed| !not_done(deed)).cloned();
+        Self { last: stands.next(), beside: stands.collect(), ..self.clone() }
+    }
+
+    /// What was last done has had its time.
+    pub fn forget(&mut self) {
+        self.last = None;
+        self.beside.clear();
+    }
 }
 
 /// A pod on its way from one node to another. Stands here before anything of it is done.

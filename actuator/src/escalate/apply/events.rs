@@ -1,4 +1,4 @@
-//! Tells of each step: an event on the pod or Job, and one on the policy.
+//! Tells of each thing that was done: an event on the pod or Job, and one on the policy.
 //!
 //! Must hold: nothing depends on it, and nothing waits for it: many steps at once are told of one after the other, so
 //! that the API server has no more to do than steps ask for. What is not written is in status, metrics and log all the
@@ -12,7 +12,11 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
-use powercap_common::api::GROUP;
+use powercap_common::{
+    api::{Deed, GROUP},
+    policy::PolicyId,
+    reason::Reason,
+};
 use tokio::sync::mpsc;
 
 use crate::escalate::decide::{Step, What, ceilings::Ceiling};
@@ -22,47 +26,64 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The API server takes a kilobyte, in which a letter may be three bytes.
 const NOTE: usize = 300;
 
-/// So many steps wait at most.
+/// So many wait at most.
 const WAITING: usize = 1024;
 
-/// Tells of steps as they come.
+/// Something that was done.
+pub struct News {
+    policy: PolicyId,
+    policy_uid: String,
+    deed: Deed,
+    what: What,
+    reason: Reason,
+}
+
+impl News {
+    /// One act of a step.
+    pub fn of(step: &Step, deed: &Deed, what: &What) -> Self {
+        let policy_uid = step.before.as_ref().map(|report| report.uid.clone()).unwrap_or_default();
+        let (policy, reason) = (step.policy.clone(), step.why(what));
+        Self { policy, policy_uid, deed: deed.clone(), what: what.clone(), reason }
+    }
+}
+
+/// Tells the news as they come.
 #[derive(Clone)]
-pub struct Teller(mpsc::Sender<Step>);
+pub struct Teller(mpsc::Sender<News>);
 
 impl Teller {
     /// Begins, on the runtime that this is called on; ends with the last clone.
     pub fn start(client: Client, instance: String) -> Self {
-        let (sender, mut steps) = mpsc::channel(WAITING);
+        let (sender, mut waiting) = mpsc::channel(WAITING);
         tokio::spawn(async move {
-            while let Some(step) = steps.recv().await {
-                tell(&client, &instance, &step).await;
+            while let Some(news) = waiting.recv().await {
+                tell(&client, &instance, &news).await;
             }
         });
         Self(sender)
     }
 
     /// Soon.
-    pub fn tell(&self, step: Step) {
-        if self.0.try_send(step).is_err() {
+    pub fn tell(&self, news: News) {
+        if self.0.try_send(news).is_err() {
             tracing::warn!("a step has no event: too many wait");
         }
     }
 }
 
 /// Writes both.
-async fn tell(client: &Client, instance: &str, step: &Step) {
-    let Some((api_version, kind, name)) = subject(step) else { return };
-    let victim = reference(kind, &api_version, name, &step.deed.uid);
+async fn tell(client: &Client, instance: &str, news: &News) {
+    let Some((api_version, kind, name)) = subject(news) else { return };
+    let victim = reference(kind, &api_version, name, &news.deed.uid);
     let whose =
-        step.deed.domain.as_ref().map_or_else(|| step.policy.to_string(), |domain| format!("powerdomain/{domain}"));
-    let says = step.what.says().map(|says| format!(": {says}")).unwrap_or_default();
-    let note = format!("{kind} {name}{says}, {} W, for {whose}", step.deed.frees_watts);
+        news.deed.domain.as_ref().map_or_else(|| news.policy.to_string(), |domain| format!("powerdomain/{domain}"));
+    let says = news.what.says().map(|says| format!(": {says}")).unwrap_or_default();
+    let note = format!("{kind} {name}{says}, {} W, for {whose}", news.deed.frees_watts);
     let note = note.chars().take(NOTE).collect::<String>();
-    let policy_uid = step.before.as_ref().map(|report| report.uid.as_str()).unwrap_or_default();
-    let policy = reference("PowerCappingPolicy", &format!("{GROUP}/v1alpha1"), &step.policy.name, policy_uid);
+    let policy = reference("PowerCappingPolicy", &format!("{GROUP}/v1alpha1"), &news.policy.name, &news.policy_uid);
     for subject in [victim, policy] {
-        let event = event(step, subject, note.clone(), instance);
-        let events: Api<Event> = Api::namespaced(client.clone(), &step.policy.namespace);
+        let event = event(news, subject, note.clone(), instance);
+        let events: Api<Event> = Api::namespaced(client.clone(), &news.policy.namespace);
         match tokio::time::timeout(CALL_TIMEOUT, events.create(&PostParams::default(), &event)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "an event was not written"),
@@ -72,15 +93,15 @@ async fn tell(client: &Client, instance: &str, step: &Step) {
 }
 
 /// What was changed: its version, kind and name.
-fn subject(step: &Step) -> Option<(String, &str, &str)> {
-    if let What::Ceiling(Ceiling { object, .. }) = &step.what {
+fn subject(news: &News) -> Option<(String, &str, &str)> {
+    if let What::Ceiling(Ceiling { object, .. }) = &news.what {
         let (group, version, kind) = object.kind.names();
         let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         return Some((version, kind, object.name()));
     }
-    match &step.deed.pod {
+    match &news.deed.pod {
         Some(pod) => Some(("v1".to_owned(), "Pod", pod)),
-        None => step.deed.workload.split_once('/').map(|(kind, name)| ("batch/v1".to_owned(), kind, name)),
+        None => news.deed.workload.split_once('/').map(|(kind, name)| ("batch/v1".to_owned(), kind, name)),
     }
 }
 
@@ -94,8 +115,8 @@ fn reference(kind: &str, api_version: &str, name: &str, uid: &str) -> ObjectRefe
     }
 }
 
-fn event(step: &Step, subject: ObjectReference, note: String, instance: &str) -> Event {
-    let namespace = Some(step.policy.namespace.clone());
+fn event(news: &News, subject: ObjectReference, note: String, instance: &str) -> Event {
+    let namespace = Some(news.policy.namespace.clone());
     let stem: String = subject.name.iter().flat_map(|name| name.chars()).take(240).collect();
     Event {
         metadata: ObjectMeta {
@@ -104,10 +125,10 @@ fn event(step: &Step, subject: ObjectReference, note: String, instance: &str) ->
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(Timestamp::now())),
-        type_: Some(if step.deed.undone { "Normal" } else { "Warning" }.to_owned()),
-        reason: Some(step.reason.to_string()),
+        type_: Some(if news.deed.undone { "Normal" } else { "Warning" }.to_owned()),
+        reason: Some(news.reason.to_string()),
         note: Some(note),
-        action: Some(format!("{:?}", step.deed.action)),
+        action: Some(format!("{:?}", news.deed.action)),
         regarding: Some(ObjectReference { namespace, ..subject }),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.chars().take(128).collect()),

@@ -1,8 +1,8 @@
-//! Carries out a plan: steps of different policies side by side, of each policy one.
+//! Carries out a plan: steps of different policies side by side, of each policy one, its victims one after the other.
 //!
 //! ```text
 //!   status: what is about to be done ──▶ the step ──▶ done · gone      it stands
-//!                                                 ├─▶ refused          status as before, left alone for a while
+//!                                                 ├─▶ refused          status without it, left alone for a while
 //!                                                 └─▶ no answer        looked at before anything else
 //! ```
 //!
@@ -13,7 +13,11 @@
 mod events;
 mod fate;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{
@@ -27,13 +31,13 @@ use kube::{
     core::PartialObjectMeta,
 };
 use powercap_common::{
-    api::{GROUP, PowerCappingPolicy},
+    api::{Deed, GROUP, PowerCappingPolicy},
     condition::{self, kind},
 };
 use powercap_process::leader::Leadership;
 use serde_json::json;
 
-use self::events::Teller;
+use self::events::{News, Teller};
 pub use self::fate::Fate;
 use super::{
     ceilings,
@@ -63,11 +67,11 @@ pub struct Writer {
 }
 
 /// What came of a step.
-struct Taken {
+struct Taken<'s> {
     /// The policy as it is then, where it was written.
     policy: Option<PowerCappingPolicy>,
-    /// None where it was not begun.
-    fate: Option<Fate>,
+    /// Of what was begun.
+    fates: Vec<(&'s Deed, &'s What, Fate)>,
 }
 
 impl Writer {
@@ -89,64 +93,91 @@ impl Writer {
         let reports: Vec<_> = plan.reports.iter().map(|report| self.report(report, leads)).collect();
         let reported: Vec<_> = stream::iter(reports).buffer_unordered(AT_ONCE).collect().await;
         let mut written: Vec<_> = reported.into_iter().flatten().collect();
-        let steps: Vec<_> = plan.steps.iter().map(async |step| (step, self.take(step, leads).await)).collect();
+        let steps: Vec<_> = plan.steps.iter().map(|step| self.take(step, leads)).collect();
         let mut steps = stream::iter(steps).buffer_unordered(AT_ONCE);
-        while let Some((step, taken)) = steps.next().await {
-            taken.remember(step, memory);
+        while let Some(taken) = steps.next().await {
+            taken.remember(memory);
             written.extend(taken.policy);
         }
         written
     }
 
-    /// Its deed is told in status, then it is done.
-    async fn take(&self, step: &Step, leads: impl Fn() -> Option<Leadership>) -> Taken {
+    /// Its deeds are told in status, then they are done.
+    async fn take<'s>(&self, step: &'s Step, leads: impl Fn() -> Option<Leadership>) -> Taken<'s> {
         let mut policy = None;
         if let Some(before) = &step.before {
             policy = self.report(before, &leads).await;
             // What is not known to stand there is not done.
             if policy.is_none() {
-                return Taken { policy, fate: None };
+                return Taken { policy, fates: Vec::new() };
             }
         }
-        let action = step.deed.action;
-        let fate = match leads() {
-            Some(_) => self.call(step).await,
-            None => return Taken { policy, fate: None },
-        };
-        self.metrics.stepped(action, fate.as_str());
-        let (namespace, workload, pod) = (&step.policy.namespace, &step.deed.workload, step.deed.pod.as_deref());
-        tracing::info!(
-            target: "audit", ?action, undone = step.deed.undone, namespace, workload, pod, uid = step.deed.uid,
-            policy = %step.policy, domain = step.deed.domain, frees_watts = step.deed.frees_watts,
-            reason = %step.reason, says = step.what.says(), fate = fate.as_str(), "took a step",
-        );
-        match fate {
-            // Of what belongs to a step that was told, the log is enough.
-            Fate::Done if matches!(&step.what, What::Migrate(made) if !matches!(made, Move::Hold(..))) => {}
-            Fate::Done => self.teller.tell(step.clone()),
-            Fate::Refused(..) | Fate::Stale | Fate::Patience(_) | Fate::Other => {
-                if let Some(refused) = &step.refused {
-                    let seen = policy.clone().map_or_else(|| Arc::clone(&refused.seen), Arc::new);
-                    policy = self.report(&Report { seen, ..refused.clone() }, &leads).await.or(policy);
-                }
-            }
-            Fate::Gone | Fate::Unknown => {}
+        let (fates, refused) = self.act(step, &leads).await;
+        if !refused.is_empty()
+            && let Some(report) = &step.refused
+        {
+            let seen = policy.clone().map_or_else(|| Arc::clone(&report.seen), Arc::new);
+            let report = refusal(report, seen, &refused, step);
+            policy = self.report(&report, &leads).await.or(policy);
         }
-        Taken { policy, fate: Some(fate) }
+        Taken { policy, fates }
     }
 
-    async fn call(&self, step: &Step) -> Fate {
-        if let What::Ceiling(ceiling) = &step.what {
+    /// Does one thing after the other, and tells what came of each, and the UIDs of what stands in status and is not to
+    /// be. What is not begun, since an answer fails or takes too long, stands there and is looked at first.
+    async fn act<'s>(
+        &self,
+        step: &'s Step,
+        leads: impl Fn() -> Option<Leadership>,
+    ) -> (Vec<(&'s Deed, &'s What, Fate)>, BTreeSet<&'s str>) {
+        let (mut fates, mut refused) = (Vec::new(), BTreeSet::new());
+        let (began, mut acts) = (Instant::now(), step.acts());
+        while let Some((deed, what)) = acts.next() {
+            if leads().is_none() || began.elapsed() > CALL_TIMEOUT {
+                break;
+            }
+            let fate = self.call(deed, what).await;
+            self.tell(step, deed, what, fate);
+            fates.push((deed, what, fate));
+            match fate {
+                Fate::Done | Fate::Gone => {}
+                Fate::Refused(..) | Fate::Stale | Fate::Other => _ = refused.insert(deed.uid.as_str()),
+                Fate::Patience(_) => {
+                    refused.insert(&deed.uid);
+                    refused.extend(acts.by_ref().map(|(deed, _)| deed.uid.as_str()));
+                }
+                Fate::Unknown => break,
+            }
+        }
+        (fates, refused)
+    }
+
+    fn tell(&self, step: &Step, deed: &Deed, what: &What, fate: Fate) {
+        let action = deed.action;
+        self.metrics.stepped(action, fate.as_str());
+        let (namespace, workload, pod) = (&step.policy.namespace, &deed.workload, deed.pod.as_deref());
+        tracing::info!(
+            target: "audit", ?action, undone = deed.undone, namespace, workload, pod, uid = deed.uid,
+            policy = %step.policy, domain = deed.domain, frees_watts = deed.frees_watts,
+            reason = %step.why(what), says = what.says(), fate = fate.as_str(), "took a step",
+        );
+        // Of what belongs to a step that was told, the log is enough.
+        let is_told = matches!(what, What::Migrate(made) if !matches!(made, Move::Hold(..)));
+        if fate == Fate::Done && !is_told {
+            self.teller.tell(News::of(step, deed, what));
+        }
+    }
+
+    async fn call(&self, deed: &Deed, what: &What) -> Fate {
+        if let What::Ceiling(ceiling) = what {
             return self.ceil(ceiling).await;
         }
         let call = async {
-            match &step.what {
+            match what {
                 What::Ceiling(_) => Ok(()),
-                What::Evict(pod) => self.evict(pod, &step.deed.uid).await,
-                What::Suspend { namespace, name, mark } => {
-                    self.suspend(namespace, name, &step.deed.uid, Some(mark)).await
-                }
-                What::Resume { namespace, name } => self.suspend(namespace, name, &step.deed.uid, None).await,
+                What::Evict(pod) => self.evict(pod, &deed.uid).await,
+                What::Suspend { namespace, name, mark } => self.suspend(namespace, name, &deed.uid, Some(mark)).await,
+                What::Resume { namespace, name } => self.suspend(namespace, name, &deed.uid, None).await,
                 What::Migrate(made) => migrate::apply::make(&self.client, &self.instance, made).await,
             }
         };
@@ -260,14 +291,24 @@ impl Writer {
     }
 }
 
-impl Taken {
-    fn remember(&self, step: &Step, memory: &mut Memory) {
-        let Some(fate) = self.fate else { return };
-        match &step.what {
-            What::Migrate(made) => migrate::apply::remember(made, fate, memory, &step.deed.uid, Timestamp::now()),
-            // With what is bounded we are not done: it is raised again, or lowered more.
-            What::Ceiling(_) if fate == Fate::Done => {}
-            _ => fate.remember(memory, &step.deed.uid, Timestamp::now()),
+/// What status says once some of a step was refused: what was done awaits its effect.
+fn refusal(report: &Report, seen: Arc<PowerCappingPolicy>, refused: &BTreeSet<&str>, step: &Step) -> Report {
+    let stands = seen.status.as_ref().and_then(|status| status.escalated.as_ref());
+    let stands = stands.filter(|_| refused.len() < step.acts().count());
+    let escalated = stands.map(|stands| stands.without(|deed| refused.contains(deed.uid.as_str())));
+    Report { seen, escalated: escalated.or_else(|| report.escalated.clone()), ..report.clone() }
+}
+
+impl Taken<'_> {
+    fn remember(&self, memory: &mut Memory) {
+        for (deed, what, fate) in &self.fates {
+            let (uid, now) = (&deed.uid, Timestamp::now());
+            match what {
+                What::Migrate(made) => migrate::apply::remember(made, *fate, memory, uid, now),
+                // With what is bounded we are not done: it is raised again, or lowered more.
+                What::Ceiling(_) if *fate == Fate::Done => {}
+                _ => fate.remember(memory, uid, now),
+            }
         }
     }
 }

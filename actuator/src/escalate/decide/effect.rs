@@ -35,15 +35,17 @@ pub(super) fn judge(
 ) -> Verdict {
     // Nothing falls by a freeze.
     if escalated.last.as_ref().is_some_and(|deed| deed.action == Action::Freeze) {
-        escalated.last = None;
+        escalated.forget();
     }
     let settle = SignedDuration::try_from(context.seen.limits.settle).unwrap_or(SignedDuration::MAX);
     let age = escalated.last_action.as_ref().map(|at| context.now.duration_since(at.0));
     if age.is_some_and(|age| age < settle) {
         return Verdict::Wait(Reason::AwaitingEffect);
     }
-    if let Some(deed) = escalated.last.take() {
-        escalated.without_effect = if fell(&deed, context, object) { 0 } else { escalated.without_effect + 1 };
+    if let Some(deed) = &escalated.last {
+        let freed = escalated.deeds().map(|deed| deed.frees_watts).fold(0, u32::saturating_add);
+        escalated.without_effect = if fell(deed, freed, context, object) { 0 } else { escalated.without_effect + 1 };
+        escalated.forget();
     }
     if escalated.without_effect >= IN_VAIN {
         return Verdict::Wait(Reason::StoppedWithoutEffect);
@@ -52,7 +54,8 @@ pub(super) fn judge(
     if age.is_some_and(|age| age < pause) { Verdict::Wait(Reason::BackingOff) } else { Verdict::Go }
 }
 
-fn fell(deed: &Deed, context: &Context<'_>, object: &PowerCappingPolicy) -> bool {
+/// Whether the power that a deed was for has fallen, after all that was done together had this to free.
+fn fell(deed: &Deed, frees_watts: u32, context: &Context<'_>, object: &PowerCappingPolicy) -> bool {
     let domain = deed.domain.as_ref();
     let domain =
         domain.and_then(|name| context.seen.domains.iter().find(|domain| domain.metadata.name.as_ref() == Some(name)));
@@ -60,7 +63,7 @@ fn fell(deed: &Deed, context: &Context<'_>, object: &PowerCappingPolicy) -> bool
     let (Some(before), Some(after)) = (deed.power_watts, power(object, domain.map(|domain| &**domain))) else {
         return true;
     };
-    deed.undone || after.saturating_add((deed.frees_watts / SHARE).max(1)) <= before
+    deed.undone || after.saturating_add((frees_watts / SHARE).max(1)) <= before
 }
 
 /// The power that the cap is about: the domain's, or else the policy's.
@@ -78,8 +81,14 @@ pub(super) fn message(reason: Reason, escalated: &Escalated) -> String {
         }
         Reason::BackingOff => format!("steps in a row that did not bring power down: {}", escalated.without_effect),
         _ => match &escalated.last {
-            Some(deed) => format!("{:?}: {}", deed.action, deed.pod.as_ref().unwrap_or(&deed.workload)),
+            Some(deed) => said(deed, escalated.beside.len()),
             None => "the last step is given time".to_owned(),
         },
     }
+}
+
+/// What is done, in words.
+pub(super) fn said(deed: &Deed, beside: usize) -> String {
+    let more = if beside > 0 { format!(" and {beside} more") } else { String::new() };
+    format!("{:?}: {}{more}", deed.action, deed.pod.as_ref().unwrap_or(&deed.workload))
 }

@@ -26,7 +26,8 @@ impl InHand {
             let recent = escalated.last_action.as_ref().is_some_and(|at| now.duration_since(at.0) < settle);
             if recent || escalated.migration.is_some() {
                 let domain = escalated.last.as_ref().and_then(|deed| deed.domain.as_deref());
-                in_hand.add(policy.metadata.namespace.as_deref().unwrap_or_default(), domain);
+                let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+                (0..escalated.deeds().count().max(1)).for_each(|_| in_hand.add(namespace, domain));
             }
         }
         in_hand

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Must hold: nothing is done that is not in the list of pending actions of somebody whose policy, in mode Enforce,
-//! selects the workload and permits the action. A policy has one step in hand at a time, and it stands in its status
-//! before it is done.
+//! selects the workload and permits the action. A policy has one step in hand at a time, of one victim unless more are
+//! permitted at once, and all of it stands in its status before any of it is done.
 
+mod beside;
 mod budgets;
 pub mod ceilings;
 mod due;
@@ -23,6 +24,7 @@ mod limits;
 mod migrate;
 mod needs;
 mod recreate;
+mod resume;
 mod undo;
 mod workloads;
 
@@ -60,7 +62,7 @@ pub struct Plan {
     pub questions: Vec<Question>,
 }
 
-/// One thing that is done. Its deed is written to the policy's status first.
+/// One thing that is done, and what is done together with it. All deeds are written to the policy's status first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Whose ladder it is on.
@@ -69,12 +71,28 @@ pub struct Step {
     pub deed: Deed,
     /// The same, as it is carried out.
     pub what: What,
+    /// What is done together with it, after it, in this order.
+    pub beside: Vec<(Deed, What)>,
     /// Why.
     pub reason: Reason,
     /// The status to write before; absent where there is no policy any more.
     pub before: Option<Report>,
     /// The status to write when the API server refused the step.
     pub refused: Option<Report>,
+}
+
+impl Step {
+    /// All that is done.
+    pub fn acts(&self) -> impl Iterator<Item = (&Deed, &What)> {
+        let beside = self.beside.iter().map(|(deed, what)| (deed, what));
+        std::iter::once((&self.deed, &self.what)).chain(beside)
+    }
+
+    /// Why one of them is done.
+    #[must_use]
+    pub fn why(&self, what: &What) -> Reason {
+        if *what == self.what { self.reason } else { what.reason() }
+    }
 }
 
 /// How a step is carried out.
@@ -171,6 +189,19 @@ pub enum Hold {
     Barred(Reason),
 }
 
+/// Somebody who is to give way, and how.
+struct Victim<'n> {
+    need: &'n Need<'n>,
+    what: What,
+    uid: String,
+}
+
+impl Victim<'_> {
+    fn domain(&self) -> Option<&str> {
+        self.need.domain.and_then(|domain| domain.metadata.name.as_deref())
+    }
+}
+
 /// What the rungs judge by.
 struct Context<'a> {
     seen: &'a Observation,
@@ -251,15 +282,15 @@ impl<'a> Standing<'a> {
                 Some(Ok(step)) => return plan.steps.push(step),
                 Some(Err(Hold::Wait(Reason::NotSeenYet))) => return,
                 // It is another's doing, and not in vain.
-                Some(Err(Hold::Barred(Reason::Contested))) => self.escalated.last = None,
+                Some(Err(Hold::Barred(Reason::Contested))) => self.escalated.forget(),
                 Some(Err(_)) | None => {}
             }
         }
         let verdict = due.map(|_| effect::judge(&mut self.escalated, context, self.policy, self.object));
         // What awaits its effect is not forgotten for a freeze.
         let is_judged = self.escalated.last.as_ref().is_none_or(|deed| due.is_none() || deed.undone);
-        if let Some((need, what, uid)) = self.freeze(context, needs, plan).filter(|_| is_judged) {
-            return self.step(context, need, what, uid, in_hand, plan);
+        if let Some(victim) = self.freeze(context, needs, plan).filter(|_| is_judged) {
+            return self.step(context, victim, Vec::new(), plan);
         }
         match (verdict, due) {
             (Some(effect::Verdict::Go), Some(due)) => self.climb(context, (needs, due), in_hand, plan),
@@ -272,15 +303,10 @@ impl<'a> Standing<'a> {
     }
 
     /// The first workload that is to be kept from growing and is not yet. It waits for nothing.
-    fn freeze<'n>(
-        &self,
-        context: &Context<'_>,
-        needs: &'n [Need<'n>],
-        plan: &mut Plan,
-    ) -> Option<(&'n Need<'n>, What, String)> {
+    fn freeze<'n>(&self, context: &Context<'_>, needs: &'n [Need<'n>], plan: &mut Plan) -> Option<Victim<'n>> {
         for need in needs.iter().filter(|need| need.action.action == Action::Freeze) {
             match rung(context, self.object, self.policy, need) {
-                Ok((what, uid)) => return Some((need, what, uid)),
+                Ok((what, uid)) => return Some(Victim { need, what, uid }),
                 Err(Hold::Done) => {}
                 Err(Hold::Wait(reason) | Hold::Barred(reason)) => plan.held.push(self.held(need, reason)),
             }
@@ -303,7 +329,7 @@ impl<'a> Standing<'a> {
         context.seen.halted.or_else(|| needs.iter().any(stale).then_some(Reason::DataStale))
     }
 
-    /// Takes the first victim of the rung that is due.
+    /// Takes the first victim of the rung that is due, and as many with it as are permitted at once.
     fn climb(
         mut self,
         context: &Context<'_>,
@@ -313,16 +339,14 @@ impl<'a> Standing<'a> {
     ) {
         let mut waits = None;
         let mut barred = None;
-        for need in needs.iter().filter(|need| need.action.action == due) {
-            let may_begin = || {
-                due::due(self.object, self.policy, &self.escalated, need, context.now)?;
-                in_hand.room(context, self.policy, need)
-            };
-            let hold = match rung(context, self.object, self.policy, need) {
-                Ok((what, uid)) => match may_begin() {
-                    Ok(()) => return self.step(context, need, what, uid, in_hand, plan),
-                    Err(reason) => Hold::Wait(reason),
-                },
+        let mut needs = needs.iter().filter(|need| need.action.action == due);
+        while let Some(need) = needs.next() {
+            let hold = match self.victim(context, need, in_hand) {
+                Ok(first) => {
+                    in_hand.add(&self.policy.id.namespace, first.domain());
+                    let beside = self.beside(context, &first, needs, in_hand);
+                    return self.step(context, first, beside, plan);
+                }
                 Err(hold) => hold,
             };
             let reason = match hold {
@@ -346,31 +370,39 @@ impl<'a> Standing<'a> {
         self.report(plan, Truth::True, reason, "nothing is left to do on the rung that is due");
     }
 
-    fn step(
-        mut self,
-        context: &Context<'_>,
-        need: &Need<'_>,
-        what: What,
-        uid: String,
-        in_hand: &mut InHand,
-        plan: &mut Plan,
-    ) {
-        let action = need.action.action;
-        let refused = self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
+    /// What is to be done for a need, where it may begin now.
+    fn victim<'n>(&self, context: &Context<'_>, need: &'n Need<'n>, in_hand: &InHand) -> Result<Victim<'n>, Hold> {
+        let (what, uid) = rung(context, self.object, self.policy, need)?;
+        due::due(self.object, self.policy, &self.escalated, need, context.now)
+            .and_then(|()| in_hand.room(context, self.policy, need))
+            .map_err(Hold::Wait)?;
+        Ok(Victim { need, what, uid })
+    }
+
+    fn deed(&self, victim: Victim<'_>) -> (Deed, What) {
+        let domain = victim.domain().map(str::to_owned);
+        let Victim { need, what, uid } = victim;
         let deed = Deed {
-            action,
+            action: need.action.action,
             undone: false,
             workload: need.action.workload.clone(),
             pod: need.action.pod.clone(),
             uid,
-            domain: need.domain.and_then(|domain| domain.metadata.name.clone()),
+            domain,
             frees_watts: match &what {
                 What::Ceiling(ceiling) => ceiling.frees_watts,
                 _ => need.action.frees_watts,
             },
             power_watts: effect::power(self.object, need.domain),
         };
-        let reason = what.reason();
+        (deed, what)
+    }
+
+    fn step(mut self, context: &Context<'_>, first: Victim<'_>, beside: Vec<Victim<'_>>, plan: &mut Plan) {
+        let refused = self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
+        let (deed, what) = self.deed(first);
+        let beside: Vec<_> = beside.into_iter().map(|victim| self.deed(victim)).collect();
+        let (action, reason) = (deed.action, what.reason());
         if let What::Migrate(Move::Hold(_, migration)) = &what {
             self.escalated.migration = Some((**migration).clone());
         }
@@ -384,46 +416,16 @@ impl<'a> Standing<'a> {
         }
         // No watts fall by a freeze, and nothing waits for that.
         if action != Action::Freeze {
-            in_hand.add(&self.policy.id.namespace, deed.domain.as_deref());
             self.escalated.last_action = Some(Time(context.now));
         }
         self.escalated.last = Some(deed.clone());
-        let subject = deed.pod.as_ref().unwrap_or(&deed.workload);
-        let message = match what.says() {
-            Some(says) => format!("{action:?}: {subject}: {says}"),
-            None => format!("{action:?}: {subject}"),
-        };
+        self.escalated.beside = beside.iter().map(|(deed, _)| deed.clone()).collect();
+        let subject = effect::said(&deed, beside.len());
+        let message = what.says().map_or_else(|| subject.clone(), |says| format!("{subject}: {says}"));
         let before = self.reported(Truth::True, Reason::Climbing, &message);
         let policy = self.policy.id.clone();
-        plan.steps.push(Step { policy, deed, what, reason, before: Some(before), refused: Some(refused) });
-    }
-
-    /// The step that stands in status, where it is still to be done and its victim is still the same; or why not.
-    fn resumed(&self, context: &Context<'_>, needs: &[Need<'_>]) -> Option<Result<Step, Hold>> {
-        let deed = self.escalated.last.as_ref().filter(|deed| !deed.undone)?;
-        let same = |need: &&Need<'_>| {
-            let domain = need.domain.and_then(|domain| domain.metadata.name.as_ref());
-            need.action.action == deed.action
-                && (&need.action.workload, &need.action.pod, domain)
-                    == (&deed.workload, &deed.pod, deed.domain.as_ref())
-        };
-        let need = needs.iter().find(same)?;
-        let since = self.escalated.last_action.as_ref().filter(|_| deed.action == Action::Scale);
-        let again = since.and_then(|since| ceilings::again(context, self.policy, need, since.0));
-        let (what, uid) = match again.unwrap_or_else(|| rung(context, self.object, self.policy, need)) {
-            Ok(found) => found,
-            Err(hold) => return Some(Err(hold)),
-        };
-        if uid != deed.uid {
-            return None;
-        }
-        let last_action = self.escalated.last_action.clone().filter(|_| deed.action == Action::Freeze);
-        let escalated = Escalated { last: None, last_action, ..self.escalated.clone() };
-        let mut refused =
-            self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
-        refused.escalated = Some(escalated);
-        let (policy, reason) = (self.policy.id.clone(), what.reason());
-        Some(Ok(Step { policy, deed: deed.clone(), what, reason, before: None, refused: Some(refused) }))
+        let (before, refused) = (Some(before), Some(refused));
+        plan.steps.push(Step { policy, deed, what, beside, reason, before, refused });
     }
 
     /// Nothing is to be done any more, but that nothing grows.

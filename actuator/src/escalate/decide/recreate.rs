@@ -59,6 +59,7 @@ pub(super) fn slowly(context: &Context<'_>, in_hand: &InHand, plan: &mut Plan) {
                 policy: id,
                 deed,
                 what: What::Evict(name),
+                beside: Vec::new(),
                 reason: Reason::WattsStale,
                 before,
                 refused,

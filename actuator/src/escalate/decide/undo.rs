@@ -44,7 +44,7 @@ pub(super) fn down(mut standing: Standing<'_>, context: &Context<'_>, plan: &mut
     if last.as_ref().is_some_and(|at| context.now.duration_since(at.0) < settle) {
         return standing.report(plan, Truth::True, Reason::AwaitingEffect, "the last step is given time");
     }
-    standing.escalated.last = None;
+    standing.escalated.forget();
     let mut stays = None;
     for (rung, undoing) in in_force(context, &standing.policy.id, plan) {
         match undoing {
@@ -120,10 +120,12 @@ impl Standing<'_> {
         let refused = self.reported(Truth::True, Reason::RefusedForNow, "the API server refused; it is tried again");
         let Undoing { deed, what, reason, message } = undoing;
         self.escalated.last_action = Some(Time(context.now));
+        self.escalated.forget();
         self.escalated.last = Some(deed.clone());
         let before = self.reported(Truth::True, reason, &message);
         let policy = self.policy.id.clone();
-        plan.steps.push(Step { policy, deed, what, reason, before: Some(before), refused: Some(refused) });
+        let (before, refused) = (Some(before), Some(refused));
+        plan.steps.push(Step { policy, deed, what, beside: Vec::new(), reason, before, refused });
     }
 }
 
@@ -146,6 +148,7 @@ pub(super) fn orphans(context: &Context<'_>, plan: &mut Plan) {
                 policy: PolicyId { namespace: namespace.clone(), name: mark.policy.clone() },
                 deed: deed(name, job, mark),
                 what: What::Resume { namespace: namespace.clone(), name: name.clone() },
+                beside: Vec::new(),
                 reason: Reason::JobResumed,
                 before: None,
                 refused: None,
@@ -154,7 +157,8 @@ pub(super) fn orphans(context: &Context<'_>, plan: &mut Plan) {
     }
     for held in &context.held {
         if let Some(Undoing { deed, what, reason, .. }) = held.orphaned(context) {
-            plan.steps.push(Step { policy: held.told(), deed, what, reason, before: None, refused: None });
+            let policy = held.told();
+            plan.steps.push(Step { policy, deed, what, beside: Vec::new(), reason, before: None, refused: None });
         }
     }
 }

@@ -271,7 +271,8 @@ impl<'t, 'a> Trip<'t, 'a> {
         let reason = if matches!(what, What::Evict(_)) { Reason::Evicted } else { Reason::Migrating };
         let before = standing.reported(Truth::True, Reason::Migrating, &to);
         let before = (!before.is_said(standing.object)).then_some(before);
-        plan.steps.push(Step { policy: standing.policy.id.clone(), deed, what, reason, before, refused });
+        let policy = standing.policy.id.clone();
+        plan.steps.push(Step { policy, deed, what, beside: Vec::new(), reason, before, refused });
     }
 
     fn evicting(&self, escalated: &mut Escalated, grace: i64) {
@@ -291,8 +292,8 @@ impl<'t, 'a> Trip<'t, 'a> {
         }
         let message = format!("{} was not moved", self.migration.pod);
         let before = Some(standing.reported(Truth::True, reason, &message));
-        let policy = standing.policy.id.clone();
-        plan.steps.push(Step { policy, deed, what: What::Migrate(last), reason, before, refused: None });
+        let (policy, what) = (standing.policy.id.clone(), What::Migrate(last));
+        plan.steps.push(Step { policy, deed, what, beside: Vec::new(), reason, before, refused: None });
     }
 }
 

@@ -59,5 +59,5 @@ fn take(context: &Context<'_>, plan: &mut Plan, (kind, name): (&str, &str), uid:
     let deed = Deed { action: Action::Migrate, undone: true, workload, uid: uid.to_owned(), ..Deed::default() };
     let policy = PolicyId { namespace: NAMESPACE.to_owned(), name: String::new() };
     let (what, reason) = (What::Migrate(what), Reason::NothingPending);
-    plan.steps.push(Step { policy, deed, what, reason, before: None, refused: None });
+    plan.steps.push(Step { policy, deed, what, beside: Vec::new(), reason, before: None, refused: None });
 }
