@@ -85,7 +85,17 @@ impl Node {
             }
         }));
         // The sensors' averages have filled then.
-        std::thread::sleep(Duration::from_millis(1500));
+        self.pass(1.5);
+    }
+
+    /// Waits until so much time has passed for the boards, however busy this machine is.
+    fn pass(&self, seconds: f64) {
+        let boards = self.root.boards().unwrap();
+        let uptime = || boards.iter().map(|(_, board)| board.state().unwrap().read().unwrap().uptime_seconds);
+        let until: Vec<f64> = uptime().map(|uptime| uptime + seconds).collect();
+        while uptime().zip(&until).any(|(uptime, until)| uptime < *until) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn command(&self, more: &[&str]) -> Command {
@@ -123,7 +133,7 @@ impl Node {
 
     /// What stands in hardware: locks, limits, ceilings.
     fn settings(&self) -> Vec<String> {
-        std::thread::sleep(Duration::from_millis(200));
+        self.pass(0.2);
         let mut settings = Vec::new();
         for (_, board) in self.root.boards().unwrap() {
             let state = board.state().unwrap().read().unwrap();

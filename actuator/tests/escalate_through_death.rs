@@ -3,10 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -134,25 +130,21 @@ async fn a_leader_that_slept_before_any_write_wakes_up_to_no_second_effect() {
 }
 
 /// The first leader falls asleep before this write, the second leads for so many turns, and the first wakes up in the
-/// belief that it leads.
+/// belief that it leads, for the rest of its turn.
 async fn slept(number: usize, turns: usize, at_once: usize) {
     let cluster = Cluster::serve(World::new()).await;
     cluster.strike(Fault::Held(number));
-    let (mut first, woken) = (Leader::new(&cluster, at_once), Arc::new(AtomicBool::new(false)));
-    let sleeps = Arc::clone(&woken);
+    let mut first = Leader::new(&cluster, at_once);
     let sleeper = tokio::spawn(async move {
-        loop {
-            first.turn().await;
-            if sleeps.load(Ordering::Relaxed) {
-                return;
-            }
+        first.turn().await;
+        while first.cluster.writes() < number {
             first.cluster.world().pass(TURN);
+            first.turn().await;
         }
     });
     cluster.struck().await;
     let mut second = Leader::new(&cluster, at_once);
     second.turns(turns).await;
-    woken.store(true, Ordering::Relaxed);
     cluster.let_go();
     sleeper.await.unwrap();
     second.turns(TURNS).await;

@@ -49,14 +49,14 @@ fn open(folder: &Path, boot: &str) -> (Journal, watch::Receiver<Ownership>) {
 }
 
 /// What the journal's thread says once it knows whose the node is, or the last it said.
-fn answer(ownership: &watch::Receiver<Ownership>) -> Ownership {
+pub fn answer(ownership: &watch::Receiver<Ownership>) -> Ownership {
     until(|| matches!(*ownership.borrow(), Ownership::Ours(_)));
     ownership.borrow().clone()
 }
 
 fn until(mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
-    while !holds() && start.elapsed() < Duration::from_secs(5) {
+    while !holds() && start.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -73,14 +73,16 @@ fn write(folder: &Path, notes: &[Note]) {
     let (journal, ownership) = open(folder, "b");
     answer(&ownership);
     journal.note(notes);
-    // Patience is for lowering; here the disk may take its time.
-    for _ in 0..50 {
+    settles(&journal);
+}
+
+/// Waits until every note is on disk. Patience is for lowering; here the disk may take its time.
+pub fn settles(journal: &Journal) {
+    until(|| {
         journal.settle();
-        if journal.trouble().is_none() {
-            return;
-        }
-    }
-    panic!("{:?}", journal.trouble());
+        journal.trouble().is_none()
+    });
+    assert_eq!(journal.trouble(), None);
 }
 
 #[test]
@@ -158,10 +160,19 @@ fn a_full_disk_is_told_and_waited_for_by_nobody() {
     assert!(matches!(answer(&ownership), Ownership::Ours(_)));
     let trouble = journal.trouble().unwrap();
     assert!(trouble.contains("No space left"), "{trouble}");
-    journal.note(&[board("GPU-1", 650)]);
-    let start = Instant::now();
-    journal.settle();
-    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    let settled = quickest_to_settle(&journal);
+    assert!(settled < PATIENCE / 2, "{settled:?}");
+}
+
+/// How long a note is waited for, at the quickest: a busy machine only adds to it.
+fn quickest_to_settle(journal: &Journal) -> Duration {
+    let settle = |limit| {
+        journal.note(&[board("GPU-1", limit)]);
+        let start = Instant::now();
+        journal.settle();
+        start.elapsed()
+    };
+    (650..660).map(settle).min().unwrap()
 }
 
 #[test]
@@ -176,20 +187,23 @@ fn a_folder_that_cannot_be_written_leaves_the_node_ours_and_its_past_unknown() {
 
 #[test]
 fn a_disk_that_hangs_delays_one_lowering_by_its_patience_and_the_next_not_at_all() {
-    let folder = tempfile::tempdir().unwrap();
-    // Reading a pipe that nobody writes hangs.
-    assert!(Command::new("mkfifo").arg(folder.path().join("journal")).status().unwrap().success());
-    let (journal, ownership) = open(folder.path(), "b");
-    journal.note(&[board("GPU-1", 650)]);
-    let start = Instant::now();
-    journal.settle();
-    let first = start.elapsed();
-    assert!((PATIENCE..PATIENCE * 3).contains(&first), "{first:?}");
-    journal.note(&[board("GPU-2", 650)]);
-    journal.settle();
-    assert!(start.elapsed() - first < PATIENCE / 2);
-    assert_eq!(journal.trouble().as_deref(), Some("the disk does not answer"));
-    assert_eq!(*ownership.borrow(), Ownership::Asking);
+    let first_of = |_| {
+        let folder = tempfile::tempdir().unwrap();
+        // Reading a pipe that nobody writes hangs.
+        assert!(Command::new("mkfifo").arg(folder.path().join("journal")).status().unwrap().success());
+        let (journal, ownership) = open(folder.path(), "b");
+        journal.note(&[board("GPU-1", 650)]);
+        let start = Instant::now();
+        journal.settle();
+        let first = start.elapsed();
+        let next = quickest_to_settle(&journal);
+        assert!(next < PATIENCE / 2, "{next:?}");
+        assert_eq!(journal.trouble().as_deref(), Some("the disk does not answer"));
+        assert_eq!(*ownership.borrow(), Ownership::Asking);
+        first
+    };
+    let quickest = (0..3).map(first_of).min().unwrap();
+    assert!((PATIENCE..PATIENCE * 3).contains(&quickest), "{quickest:?}");
 }
 
 fn release(sequence: i64) -> Orders {

@@ -21,6 +21,9 @@ use powercap_common::{
 use powercap_simulated_hardware::{BoardSpec, Fault, NodeSpec};
 use prometheus_client::registry::Registry;
 
+/// When a wait is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn granted(sequence: i64, watts: u32) -> Orders {
     let mut spec = NodeFrequenciesSpec {
         node_name: "node-1".into(),
@@ -88,13 +91,14 @@ fn a_lost_board_is_quarantined_and_comes_back_as_another(machine: &mut Machine, 
     // Boards that are missing are known to be missing while NVML counts fewer; a lost board that is
     // counted again is looked for within seconds.
     machine.root.boards().unwrap();
-    let took = machine.until("a third board under its limit", Some(&orders), |seen, plan| {
+    let turns = machine.until("a third board under its limit", Some(&orders), |seen, plan| {
         seen.boards.len() == 3
             && plan.account.acknowledged.is_some_and(|acknowledged| acknowledged.epoch.sequence == 3)
             && plan.account.boards.iter().all(|board| board.state == DeviceState::Applied)
     });
     assert!(machine.seen().boards.iter().all(|board| &*board.traits.uuid != name), "it is a new board");
-    assert!(took < Duration::from_secs(30), "{took:?}");
+    // Half a minute.
+    assert!(turns <= 300, "{turns} turns");
 }
 
 fn nvml_is_closed_for_others_and_everything_is_applied_again(machine: &mut Machine) {
@@ -104,7 +108,7 @@ fn nvml_is_closed_for_others_and_everything_is_applied_again(machine: &mut Machi
     let start = Instant::now();
     while machine.root.nvml_clients() > 0 {
         machine.turn(Some(&orders));
-        assert!(start.elapsed() < Duration::from_secs(5), "NVML is still open");
+        assert!(start.elapsed() < PATIENCE, "NVML is still open");
         std::thread::sleep(machine::PERIOD);
     }
     let plan = machine.turn(Some(&orders));
@@ -139,17 +143,20 @@ fn a_call_that_hangs_keeps_nvml_open_until_it_returns(machine: &mut Machine, nam
         assert!(machine.root.nvml_clients() == 1 && plan.account.acknowledged.is_some());
         std::thread::sleep(machine::PERIOD);
     }
+    machine.until("it is said that the call hangs", Some(&orders), |seen, _| {
+        seen.gpus == GpuAccess::LettingGo("a driver upgrade".into(), 1)
+    });
     let plan = machine.turn(Some(&orders));
     assert!(states(&plan).iter().all(|state| *state == (DeviceState::Failed, Reason::DevicesLetGo)));
     assert!(plan.account.devices_power >= Watts::new(2100) && plan.boards.is_empty(), "{:?}", plan.account);
-    assert_eq!(machine.seen().gpus, GpuAccess::LettingGo("a driver upgrade".into(), 1));
+    assert_eq!(machine.root.nvml_clients(), 1);
     let said = machine.says(Some(&orders), &plan);
     assert_eq!(said.reason, Reason::Pending, "{said:?}");
     machine.misbehave(name, Fault::default());
     let start = Instant::now();
     while machine.root.nvml_clients() > 0 {
         machine.turn(Some(&orders));
-        assert!(start.elapsed() < Duration::from_secs(5), "the call has returned and NVML is still open");
+        assert!(start.elapsed() < PATIENCE, "the call has returned and NVML is still open");
         std::thread::sleep(machine::PERIOD);
     }
     machine.until("it is said that NVML is closed", Some(&orders), |seen, _| {
@@ -202,7 +209,7 @@ fn boards_on_the_bus_without_a_driver_are_not_no_boards() {
             if seen.gpus != GpuAccess::Starting {
                 return seen;
             }
-            assert!(start.elapsed() < Duration::from_secs(5));
+            assert!(start.elapsed() < PATIENCE);
             std::thread::sleep(Duration::from_millis(10));
         }
     };

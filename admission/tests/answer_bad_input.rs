@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::{
-    served::{Authority, Served, connect, read_all, review_of},
+    served::{Authority, PATIENCE, Served, begin, connect, read_all, review_of, unhurried},
     world::{World, pod, watts},
 };
 
@@ -88,10 +88,9 @@ async fn depth_costs_no_stack() {
 #[tokio::test]
 async fn other_paths_and_methods_are_told_so() {
     let served = served().await;
-    let within = Duration::from_secs(2);
     for (line, status) in [("GET /mutate", "405"), ("POST /", "404")] {
         let request = format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-        let answer = served.raw(request.as_bytes(), within).await.unwrap();
+        let answer = served.raw(request.as_bytes()).await.unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
 }
@@ -101,7 +100,7 @@ async fn plain_http_is_told_to_use_https() {
     let served = served().await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(b"POST /mutate HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let answer = read_all(&mut stream, Duration::from_secs(2)).await.unwrap();
+    let answer = read_all(&mut stream).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("HTTPS"), "{answer}");
 }
 
@@ -116,12 +115,21 @@ async fn a_client_of_another_authority_hangs_up_and_others_are_served() {
 #[tokio::test]
 async fn who_is_slow_is_sent_away_and_others_are_served() {
     let served = served().await;
-    let within = Duration::from_secs(5);
+    let mut took = Vec::new();
+    // A busy machine may be late, but not each time.
+    while took.last().is_none_or(|(others, all)| *others >= Duration::from_secs(2) || *all >= Duration::from_secs(5)) {
+        assert!(took.len() < 5, "others, and all of them: {took:?}");
+        took.push(beside_who_is_slow(&served).await);
+    }
+}
+
+/// How long others wait while some are slow, and how long it takes until all are answered or sent away.
+async fn beside_who_is_slow(served: &Served) -> (Duration, Duration) {
     let begun = Instant::now();
     let body = b"POST /mutate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     let silent = async {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
-        read_all(&mut stream, within).await
+        read_all(&mut stream).await
     };
     let others = async {
         for _ in 0..20 {
@@ -129,24 +137,22 @@ async fn who_is_slow_is_sent_away_and_others_are_served() {
         }
         begun.elapsed()
     };
-    let (silent, header, body, others) =
-        tokio::join!(silent, served.raw(b"POST /mutate HT", within), served.raw(body, within), others);
+    let (silent, header, body, others) = tokio::join!(silent, served.raw(b"POST /mutate HT"), served.raw(body), others);
     assert!(silent.is_some(), "one that begins no handshake");
     assert!(header.is_some(), "one that does not end its header");
     assert!(body.unwrap().contains("408"), "one that does not end its body");
-    assert!(others < Duration::from_secs(2), "{others:?}");
+    (others, begun.elapsed())
 }
 
 #[tokio::test]
 async fn more_large_bodies_than_there_is_room_for_give_their_room_back() {
     let served = served().await;
-    let within = Duration::from_secs(10);
     let length = 3 << 20;
     let header =
         format!("POST /mutate HTTP/1.1\r\nHost: a\r\nContent-Type: {JSON}\r\nContent-Length: {length}\r\n\r\n");
     let text = header.into_bytes();
     for round in 0..2 {
-        let large = futures::future::join_all((0..20).map(|_| served.raw(&text, within))).await;
+        let large = futures::future::join_all((0..20).map(|_| served.raw(&text))).await;
         for answer in large {
             let answer = answer.unwrap();
             assert!(answer.contains("408"), "round {round}: {answer}");
@@ -157,21 +163,20 @@ async fn more_large_bodies_than_there_is_room_for_give_their_room_back() {
 
 #[tokio::test]
 async fn what_was_begun_when_the_end_came_is_answered_and_nothing_new_is_begun() {
-    let mut served = served().await;
-    let mut stream = served.connect(b"http/1.1").await;
-    let review = review_of(&pod(&json!({}))).to_string();
-    let (first, rest) = review.split_at(100);
-    let header =
-        format!("POST /mutate HTTP/1.1\r\nHost: a\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n", review.len());
-    stream.write_all(format!("{header}{first}").as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    served.stop();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(TcpStream::connect(served.address).await.is_err(), "nobody listens any more");
-    stream.write_all(rest.as_bytes()).await.unwrap();
-    let answer = read_all(&mut stream, Duration::from_secs(2)).await.unwrap();
+    let answer = unhurried(async || {
+        let mut served = served().await;
+        let mut stream = served.connect(b"http/1.1").await;
+        let rest = begin(&mut stream, "keep-alive", &review_of(&pod(&json!({}))).to_string()).await?;
+        served.stop();
+        let nobody_listens = async { while TcpStream::connect(served.address).await.is_ok() {} };
+        timeout(PATIENCE, nobody_listens).await.expect("nobody listens any more");
+        stream.write_all(rest.as_bytes()).await.ok()?;
+        let answer = read_all(&mut stream).await.expect("it is closed");
+        timeout(PATIENCE, served.ended()).await.expect("the server ends");
+        Some(answer)
+    })
+    .await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"allowed\":true"), "{answer}");
-    tokio::time::timeout(Duration::from_secs(2), served.ended()).await.unwrap();
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::{
     apiserver::ApiServer,
     process::Admission,
-    served::{Authority, Served, connect, review_of},
+    served::{Authority, PATIENCE, Served, connect, review_of},
 };
 
 /// As docs/admission.md says.
@@ -45,7 +45,7 @@ async fn one_more_connection_than_there_may_be_waits_until_another_has_gone() {
     let review = review_of(&json!({"metadata": {"name": "a"}, "spec": {"containers": []}})).to_string();
     assert_eq!(open[0].post(review.clone().into()).await.unwrap(), StatusCode::OK, "those that are open are served");
     drop(open.pop());
-    let mut next = timeout(Duration::from_secs(10), next).await.expect("there is room for one");
+    let mut next = timeout(PATIENCE, next).await.expect("there is room for one");
     assert_eq!(next.post(review.into()).await.unwrap(), StatusCode::OK);
 }
 

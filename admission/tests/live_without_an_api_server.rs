@@ -33,9 +33,14 @@ fn it_is_alive_says_what_it_waits_for_and_takes_no_reviews() {
 
 #[test]
 fn it_ends_at_once_when_it_is_told_to() {
-    let mut admission = start();
-    let begun = Instant::now();
-    admission.terminate();
-    assert!(admission.ended().success());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let mut took = Vec::new();
+    // A busy machine may be late, but not each time.
+    while took.last().is_none_or(|took| *took >= Duration::from_secs(3)) {
+        assert!(took.len() < 5, "{took:?}");
+        let mut admission = start();
+        let begun = Instant::now();
+        admission.terminate();
+        assert!(admission.ended().success());
+        took.push(begun.elapsed());
+    }
 }

@@ -43,14 +43,14 @@ async fn every_query_asks_for_one_whole_answer_of_the_right_tenant_below_the_pre
     powercap_process::install_tls_provider();
     let (url, mut asked) = gateway().await;
     let arguments =
-        ["--prometheus-url", &url, "--prometheus-header", "X-Scope-OrgID=gpus", "--prometheus-timeout-ms=4000"];
+        ["--prometheus-url", &url, "--prometheus-header", "X-Scope-OrgID=gpus", "--prometheus-timeout-ms=30000"];
     let flags = Flags::try_parse_from(["powercap-recommender"].iter().chain(&arguments)).unwrap();
     let prometheus = Prometheus::new(flags.access(), Names::default().labels());
     prometheus.instant("up").await.unwrap();
     let times = Times { start: 1800, end: 5400, step: 1800 };
     prometheus.range("up", times, flags.access().timeout).await.unwrap();
 
-    let always = [("query", "up"), ("timeout", "4s"), ("dedup", "true"), ("partial_response", "false")];
+    let always = [("query", "up"), ("timeout", "30s"), ("dedup", "true"), ("partial_response", "false")];
     let when = [("start", "1800"), ("end", "5400"), ("step", "1800")];
     for (endpoint, form) in [("query", always.to_vec()), ("query_range", [&always[..], &when].concat())] {
         let (path, tenant, fields) = asked.recv().await.unwrap();

@@ -102,7 +102,7 @@ async fn certificates_and_headers_are_as_the_flags_say_and_follow_their_files() 
     let (url, seen) = serve(&ours);
     std::fs::write(&ca, ours.0.pem()).unwrap();
     foreign.write_client("recommender", [&certificate, &key]);
-    let address = ["--prometheus-url", &url, "--prometheus-timeout-ms", "10000"];
+    let address = ["--prometheus-url", &url, "--prometheus-timeout-ms", "30000"];
     let files =
         ["--prometheus-client-certificate-file", text(&certificate), "--prometheus-client-key-file", text(&key)];
     let headers = ["--prometheus-header", "X-Scope-OrgID=team=a", "--prometheus-header", "X-Second=b"];
@@ -112,7 +112,7 @@ async fn certificates_and_headers_are_as_the_flags_say_and_follow_their_files() 
     assert!(strict.instant("up").await.is_err(), "a certificate of another authority is not let in");
     ours.write_client("recommender", [&certificate, &key]);
     strict.instant("up").await.unwrap();
-    let head = seen.recv_timeout(Duration::from_secs(5)).unwrap();
+    let head = seen.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(head.contains("x-scope-orgid: team=a\r\n") && head.contains("x-second: b\r\n"), "{head}");
 
     let unbelieving = prometheus(&flags(&[&address[..], &files].concat()));

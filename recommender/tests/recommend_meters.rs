@@ -287,7 +287,7 @@ async fn whatever_the_meter_answers_it_is_named_within_30_s_and_heals() {
     ];
     powercap_process::install_tls_provider();
     let (server, latest) = (Server::start().await, LatestTelemetry::default());
-    let access = Access::open(&server.url, Duration::from_secs(1));
+    let access = Access::open(&server.url, Duration::from_secs(5));
     let prometheus = Arc::new(Prometheus::new(access, Names::default().labels()));
     let meters = Meters::new(prometheus, latest.clone(), Metrics::default());
     let mut world = unread();
@@ -318,7 +318,7 @@ async fn meters_are_asked_in_bounded_number_and_forgotten_with_their_domain() {
     powercap_process::install_tls_provider();
     let (server, latest) = (Server::start().await, LatestTelemetry::default());
     let prometheus =
-        Arc::new(Prometheus::new(Access::open(&server.url, Duration::from_secs(5)), Names::default().labels()));
+        Arc::new(Prometheus::new(Access::open(&server.url, Duration::from_secs(60)), Names::default().labels()));
     let meters = Meters::new(prometheus, latest.clone(), Metrics::default());
     let world = unread();
     {

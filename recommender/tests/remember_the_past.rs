@@ -69,7 +69,7 @@ impl Reader {
     async fn of(world: &World) -> Self {
         powercap_process::install_tls_provider();
         let (server, latest) = (Server::start().await, LatestTelemetry::default());
-        let access = Access::open(&server.url, Duration::from_secs(5));
+        let access = Access::open(&server.url, Duration::from_secs(60));
         let prometheus = Arc::new(Prometheus::new(access, Names::default().labels()));
         let (names, span) = (Names::default(), Span::default());
         let reader = PastReader::new(prometheus, names, latest.clone(), Metrics::default(), span);

@@ -44,7 +44,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        Self::with_timeout(Duration::from_secs(10)).await
+        Self::with_timeout(Duration::from_secs(60)).await
     }
 
     async fn with_timeout(timeout: Duration) -> Self {
@@ -333,7 +333,7 @@ async fn a_prometheus_that_misbehaves_raises_nothing_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prometheus_that_hangs_raises_nothing_and_is_named() {
-    let mut scene = Scene::with_timeout(Duration::from_secs(1)).await;
+    let mut scene = Scene::with_timeout(Duration::from_secs(5)).await;
     let hangs = |state: &mut State| state.manner = Manner::Hanging;
     survives(&mut scene, &("hanging", Box::new(hangs), [AWAY; 2])).await;
 }

@@ -26,7 +26,7 @@ fn simulator(arguments: &[&str]) -> Command {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -56,10 +56,10 @@ fn a_script_makes_boards_and_cpus_fail_at_its_times_and_heals_them() {
     let script = folder.path().join("script.yaml");
     let steps = "
 - {board: 0, write-code: NO_PERMISSION}
-- {at-seconds: 0.1, board: 1, gone: true, return-renamed: true, for-seconds: 0.3}
+- {at-seconds: 0.1, board: 1, gone: true, return-renamed: true, for-seconds: 5.3}
 - {at-seconds: 0.2, control: policy0/scaling_max_freq, control-fault: absent}
-- {at-seconds: 0.5, control: policy0/scaling_max_freq}
-- {at-seconds: 0.5, board: 0}
+- {at-seconds: 5.5, control: policy0/scaling_max_freq}
+- {at-seconds: 5.5, board: 0}
 ";
     std::fs::write(&script, steps).unwrap();
     let start = Instant::now();
@@ -69,7 +69,7 @@ fn a_script_makes_boards_and_cpus_fail_at_its_times_and_heals_them() {
     until("the second step", || fault(1).gone);
     until("the third step", || !policy.join("scaling_max_freq").exists());
     until("the end", || running.0.try_wait().unwrap().is_some());
-    assert!(start.elapsed() >= Duration::from_millis(500), "each at its time");
+    assert!(start.elapsed() >= Duration::from_millis(5500), "each at its time");
     assert!(running.0.wait().unwrap().success());
     assert_eq!(fault(0), Fault::default());
     assert_eq!(read(&policy.join("scaling_max_freq")), "3700000");

@@ -109,7 +109,7 @@ fn serve(kubelet: &Kubelet, folder: &Path) -> tokio::task::JoinHandle<()> {
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -154,7 +154,7 @@ async fn boards_are_offered_allocated_and_offered_again() {
         .spawn()
         .unwrap();
     let _program = Running(program);
-    until("registration", || kubelet.registrations.load(Ordering::SeqCst) == 1).await;
+    until("registration", || kubelet.registrations.load(Ordering::SeqCst) >= 1).await;
     let registered = kubelet.last.lock().unwrap().clone().unwrap();
     assert_eq!((registered.version.as_str(), registered.resource_name.as_str()), ("v1beta1", "nvidia.com/gpu"));
 
@@ -209,7 +209,7 @@ async fn shared(sharing: Sharing) -> (String, Vec<String>, Vec<String>, Containe
         .spawn()
         .unwrap();
     let _program = Running(program);
-    until("registration", || kubelet.registrations.load(Ordering::SeqCst) == 1).await;
+    until("registration", || kubelet.registrations.load(Ordering::SeqCst) >= 1).await;
     let registered = kubelet.last.lock().unwrap().clone().unwrap();
     let mut client = plugin(kubelet_dir.join(&registered.endpoint)).await;
     let path = http::uri::PathAndQuery::from_static("/v1beta1.DevicePlugin/ListAndWatch");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -28,32 +28,35 @@ fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
         if let Some(seen) = seen() {
             return seen;
         }
-        assert!(start.elapsed() < Duration::from_secs(15), "{what} did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// An address where nobody listens. All of 127.0.0.0/8 is this machine: at an address by our own number no other process
+/// takes a port that we have found free.
+fn free() -> SocketAddr {
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, a, b, c), 0)).unwrap().local_addr().unwrap()
 }
 
-fn http(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+fn http(server: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
 
-fn complete(port: u16, prompt: u32, tokens: u32) -> f64 {
+fn complete(server: SocketAddr, prompt: u32, tokens: u32) -> f64 {
     let body = format!("{{\"prompt_tokens\":{prompt},\"max_tokens\":{tokens}}}");
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let start = Instant::now();
-    let answer = http(port, &request);
+    let answer = http(server, &request);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"completion_tokens\""), "{answer}");
     start.elapsed().as_secs_f64()
 }
@@ -73,21 +76,23 @@ fn training_and_serving_load_their_boards_and_slow_with_them() {
     let ranks = format!("{},{}", uuid(0), uuid(1));
     let mut training =
         start(&["workload", "train", "--root", path, "--visible-devices", &ranks, "--step-seconds", "0.5"]);
-    let port = free_port();
-    let listen = format!("127.0.0.1:{port}");
+    let server = free();
+    let listen = server.to_string();
     let _serving = start(&["workload", "serve", "--root", path, "--visible-devices", &uuid(2), "--listen", &listen]);
-    until("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    until("the server", || TcpStream::connect(server).ok());
 
     let mut now = move || truth.read().unwrap();
     let busy = |truth: &Truth| truth.boards[0].watts > 550.0 && truth.boards[1].watts > 550.0;
     until("training power", || Some(now()).filter(busy));
     let seen = now();
     assert!(seen.boards[3].watts < 71.0, "a board that nobody holds stays idle");
-    assert!(complete(port, 256, 64) < 5.0);
-    let metrics = http(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    // A busy machine may be late, but not each time.
+    let took: Vec<f64> = (0..3).map(|_| complete(server, 256, 64)).collect();
+    assert!(took.iter().any(|took| *took < 5.0), "{took:?}");
+    let metrics = http(server, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert!(
         metrics
-            .contains(r#"vllm:request_success_total{engine="0",finished_reason="length",model_name="llama-3.1-8b"} 1"#),
+            .contains(r#"vllm:request_success_total{engine="0",finished_reason="length",model_name="llama-3.1-8b"} 3"#),
         "{metrics}"
     );
 
@@ -99,11 +104,10 @@ fn training_and_serving_load_their_boards_and_slow_with_them() {
         let span = after.uptime_seconds - before.uptime_seconds;
         (after.boards[1].work_units - before.boards[1].work_units) / span
     };
-    let full = rate(2.0);
+    // A busy machine only takes from it.
+    let full = rate(2.0).max(rate(2.0));
     boards[0].1.request().unwrap().update(|request| (request.generation, request.lock_max_mhz) = (1, 990)).unwrap();
-    std::thread::sleep(Duration::from_millis(700));
-    let slow = rate(2.0);
-    assert!(slow < full * 0.85, "{slow} of {full}");
+    until("both are slow", || (rate(2.0) < full * 0.85).then_some(()));
 
     // Killed, not asked: its load fades by itself.
     training.0.kill().unwrap();

@@ -106,22 +106,23 @@ impl Machine {
         plan
     }
 
-    /// Turns until it holds; says how long that took.
+    /// Turns until it holds; says how many that took.
     pub fn until(
         &mut self,
         what: &str,
         orders: Option<&Orders>,
         mut holds: impl FnMut(&Observation, &Plan) -> bool,
-    ) -> Duration {
+    ) -> u32 {
         let start = Instant::now();
-        loop {
+        for turns in 1.. {
             let plan = self.turn(orders);
             if holds(&self.seen(), &plan) {
-                return start.elapsed();
+                return turns;
             }
-            assert!(start.elapsed() < Duration::from_secs(30), "{what} did not happen: {:#?}", plan.account);
+            assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen: {:#?}", plan.account);
             std::thread::sleep(PERIOD);
         }
+        unreachable!("it gives up before")
     }
 
     /// What the condition Ready says after this plan.

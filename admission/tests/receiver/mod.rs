@@ -17,6 +17,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::{net::TcpListener, runtime::Runtime};
 
+use crate::process::free;
+
 /// How it behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
@@ -56,9 +58,7 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut receiver = Self { address: listener.local_addr().unwrap(), heard: Arc::default(), running: None };
-        drop(listener);
+        let mut receiver = Self { address: free(), heard: Arc::default(), running: None };
         receiver.come_back();
         receiver
     }
@@ -106,6 +106,11 @@ impl Receiver {
 
     pub fn be(&self, mood: Mood) {
         self.heard.lock().unwrap().mood = Some(mood);
+    }
+
+    /// Until when it believes that an alert of this domain fires.
+    pub fn believes_until(&self, domain: &str) -> Timestamp {
+        self.heard.lock().unwrap().ends[domain]
     }
 
     /// What it believes to fire now.

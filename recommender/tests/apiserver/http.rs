@@ -15,7 +15,7 @@ use axum::{
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{ApiServer, Apply, Key, Manner, Refusal, Write};
+use super::{ApiServer, Apply, Key, Manner, Refusal, Write, store::epoch};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -79,10 +79,9 @@ pub async fn answer(
         Manner::Conflicting if writes => return counted(&server, Err(Refusal(409, "Conflict", "as told".into()))),
         Manner::Gone if watches => return refused(&Refusal(410, "Expired", "too old resource version".into())),
         Manner::Slow(long) => tokio::time::sleep(long).await,
-        Manner::Holding if writes && target.plural == "nodefrequencies" => {
+        Manner::Holding(term) if writes && target.plural == "nodefrequencies" && term_of(&body) <= term => {
             let mut let_go = server.shared.let_go.subscribe();
-            server.state().held += 1;
-            _ = let_go.changed().await;
+            _ = let_go.wait_for(|let_go| *let_go).await;
         }
         _ => {}
     }
@@ -93,10 +92,18 @@ pub async fn answer(
         return watch(&server, target, &parameters);
     }
     if head.method == Method::GET {
+        if target.plural == "leases" {
+            server.state().looks.push(Instant::now());
+        }
         return read(&server, &target, &parameters);
     }
     let content = head.headers.get(header::CONTENT_TYPE).and_then(|content| content.to_str().ok()).unwrap_or_default();
     write(&server, &target, &head.method, content, &parameters, &body).await
+}
+
+/// The term that a patch of NodeFrequencies is written in.
+fn term_of(patch: &Bytes) -> i64 {
+    serde_json::from_slice(patch).map_or(0, |patch| epoch(&patch).0)
 }
 
 fn read(server: &ApiServer, target: &Target, parameters: &Parameters) -> Response {

@@ -33,8 +33,8 @@ pub enum Manner {
     Slow(Duration),
     /// Watches end, and none can begin where the last one ended.
     Gone,
-    /// Patches of NodeFrequencies are held on their way until [`ApiServer::let_go`].
-    Holding,
+    /// Patches of NodeFrequencies in terms up to this one are held on their way until [`ApiServer::let_go`].
+    Holding(i64),
 }
 
 /// A write that was carried out.
@@ -56,7 +56,8 @@ struct Shared {
     state: Mutex<State>,
     manner: watch::Sender<Manner>,
     link: watch::Sender<Link>,
-    let_go: watch::Sender<()>,
+    /// Whether what is held may go on; what is held listens to it.
+    let_go: watch::Sender<bool>,
     /// The version of the newest change.
     news: watch::Sender<u64>,
 }
@@ -73,8 +74,8 @@ pub struct State {
     pub agents_take: Option<Duration>,
     /// After so many writes nothing is answered any more.
     pub writes_left: Option<usize>,
-    /// Requests that are held on their way.
-    pub held: usize,
+    /// When a Lease was read.
+    pub looks: Vec<Instant>,
 }
 
 impl ApiServer {
@@ -119,9 +120,14 @@ impl ApiServer {
         self.shared.link.receiver_count()
     }
 
-    /// What is held on its way arrives.
+    /// How many requests are held on their way. One that its client gave up is not.
+    pub fn held(&self) -> usize {
+        self.shared.let_go.receiver_count()
+    }
+
+    /// What is held on its way arrives, and so does what comes later.
     pub fn let_go(&self) {
-        self.shared.let_go.send_replace(());
+        self.shared.let_go.send_replace(true);
     }
 
     /// Watches are told what changed.

@@ -192,8 +192,12 @@ pub fn writes_since(server: &ApiServer, since: Instant) -> Vec<Write> {
     server.state().writes.iter().filter(|write| write.at > since).cloned().collect()
 }
 
+/// Whether nothing was written for three cycles.
+pub fn quiet(server: &ApiServer) -> bool {
+    server.state().writes.last().is_none_or(|write| write.at.elapsed() > Duration::from_secs(3))
+}
+
 /// Waits until nothing was written for three cycles.
 pub async fn silence(server: &ApiServer, within: Duration) -> bool {
-    let quiet = Duration::from_secs(3);
-    eventually(within, || server.state().writes.last().is_none_or(|write| write.at.elapsed() > quiet)).await
+    eventually(within, || quiet(server)).await
 }

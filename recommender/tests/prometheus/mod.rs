@@ -6,7 +6,6 @@ use std::{
     iter::StepBy,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -96,7 +95,7 @@ impl Server {
         };
         let (status, length) = match manner {
             Manner::Away => return,
-            Manner::Hanging => return tokio::time::sleep(Duration::from_secs(60)).await,
+            Manner::Hanging => std::future::pending().await,
             Manner::Status(status) => (status, 0),
             _ => (200, body.len()),
         };

@@ -157,7 +157,11 @@ impl Site {
                     ..PodFacts::default()
                 })),
                 None => {
-                    observation.pending.push(Arc::new(PendingPod { name: pod_name, requests, ..PendingPod::default() }))
+                    observation.pending.push(Arc::new(PendingPod {
+                        name: pod_name,
+                        requests,
+                        ..PendingPod::default()
+                    }));
                 }
             }
         }

@@ -171,16 +171,21 @@ mod tests {
     fn a_write_that_hangs_returns_when_the_control_is_mended() {
         let (_folder, control, _tree) = node();
         spoil(&control, TreeFault::Hangs).unwrap();
+        let (begins, begun) = std::sync::mpsc::channel();
         let writer = std::thread::spawn({
             let control = control.clone();
-            move || write(&control, "2000000")
+            move || {
+                begins.send(()).unwrap();
+                write(&control, "2000000")
+            }
         });
+        begun.recv().unwrap();
         std::thread::sleep(Duration::from_millis(50));
         assert!(!writer.is_finished());
         mend(&control).unwrap();
         let start = std::time::Instant::now();
         while !writer.is_finished() {
-            assert!(start.elapsed() < Duration::from_secs(5), "the writer goes on");
+            assert!(start.elapsed() < Duration::from_secs(60), "the writer goes on");
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(fs::read_to_string(&control).unwrap().trim(), "3800000", "what hung is lost");

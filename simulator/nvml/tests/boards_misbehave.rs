@@ -29,7 +29,7 @@ fn library() -> PathBuf {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(5), "{what} did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -72,6 +72,14 @@ impl Node {
 
     fn mend(&self, index: u32) {
         self.misbehave(index, Fault::default());
+    }
+
+    /// Waits until the hardware has gone through a whole step that began after this.
+    fn step(&self) {
+        for _ in 0..2 {
+            let before = self.uptime(1);
+            until("a step", || self.uptime(1) > before);
+        }
     }
 
     fn uptime(&self, index: u32) -> f64 {
@@ -143,27 +151,35 @@ fn faults_end_by_calls_and_by_time(node: &Node, device: &mut Device<'_>) {
     assert!(matches!(device.set_power_management_limit(600_000), Err(NvmlError::Unknown)));
     assert!(matches!(device.set_power_management_limit(600_000), Err(NvmlError::Unknown)));
     assert!(device.set_power_management_limit(700_000).is_ok());
+    let ends = node.uptime(0) + 0.2;
     node.misbehave(0, Fault { read_code: 15, ..Fault::default() }.lasting(0.2, node.uptime(0)));
-    assert!(matches!(device.power_usage(), Err(NvmlError::GpuLost)));
+    let lost = matches!(device.power_usage(), Err(NvmlError::GpuLost));
+    assert!(lost || node.uptime(0) >= ends);
     until("the fault ends", || device.power_usage().is_ok());
 }
 
 fn slow_boards_are_slow_alone(node: &Node, nvml: &Nvml) {
     node.misbehave(0, Fault { delay_ms: 400, ..Fault::default() });
     let (slow, quick) = (nvml.device_by_index(0).unwrap(), nvml.device_by_index(1).unwrap());
-    std::thread::scope(|scope| {
-        let slow = scope.spawn(move || {
+    let beside_it = |_| {
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| {
+                let start = Instant::now();
+                slow.power_usage().unwrap();
+                start.elapsed()
+            });
             let start = Instant::now();
-            slow.power_usage().unwrap();
-            start.elapsed()
-        });
-        let start = Instant::now();
-        for _ in 0..10 {
-            quick.power_usage().unwrap();
-        }
-        assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
-        assert!(slow.join().unwrap() >= Duration::from_millis(400));
-    });
+            for _ in 0..10 {
+                quick.power_usage().unwrap();
+            }
+            let took = start.elapsed();
+            assert!(slow.join().unwrap() >= Duration::from_millis(400));
+            took
+        })
+    };
+    // A busy machine only adds to it.
+    let quickest = (0..3).map(beside_it).min().unwrap();
+    assert!(quickest < Duration::from_millis(300), "{quickest:?}");
     node.mend(0);
 }
 
@@ -192,9 +208,10 @@ fn another_writer_undoes_what_was_set(node: &Node, device: &mut Device<'_>) {
     });
     until("it is read back", || device.enforced_power_limit().unwrap() == 700_000);
     node.mend(0);
-    std::thread::sleep(Duration::from_millis(60));
+    node.step();
     device.set_power_management_limit(300_000).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let several_periods_on = node.uptime(0) + 0.2;
+    until("time passes", || node.uptime(0) > several_periods_on);
     assert_eq!(device.enforced_power_limit().unwrap(), 300_000, "it gave up");
 }
 
@@ -216,7 +233,7 @@ fn a_lost_board_is_not_counted_and_comes_back<'a>(node: &Node, nvml: &'a Nvml, d
     assert!(matches!(device.power_usage(), Err(NvmlError::GpuLost)));
     assert!(matches!(device.uuid(), Err(NvmlError::GpuLost)));
     assert!(matches!(device.set_power_management_limit(300_000), Err(NvmlError::GpuLost)));
-    std::thread::sleep(Duration::from_millis(50));
+    node.step();
     node.mend(0);
     assert_eq!(nvml.device_count().unwrap(), 2);
     until("what was set is lost", || device.enforced_power_limit().is_ok_and(|limit| limit == 700_000));

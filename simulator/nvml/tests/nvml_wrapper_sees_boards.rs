@@ -26,13 +26,12 @@ fn library() -> PathBuf {
     panic!("libnvidia_ml.so was not built");
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(5), "{what} did not happen");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
-    start.elapsed()
 }
 
 /// One test: the library is found through the environment, and holds one state a process.
@@ -102,10 +101,12 @@ fn what_is_set_is_read_back_late_and_clamped() {
     let energy = device.total_energy_consumption().unwrap();
 
     // A lock: accepted at once, reached late, snapped down to the grid.
+    let set = Instant::now();
     device.set_gpu_locked_clocks(GpuLockedClocksSetting::Numeric { min_clock_mhz: 0, max_clock_mhz: 1204 }).unwrap();
-    assert_eq!(device.clock_info(Clock::SM).unwrap(), 1980);
-    let late = until("the lock holds", || device.clock_info(Clock::SM).unwrap() == 1200);
-    assert!(late >= Duration::from_millis(15), "{late:?}");
+    let at_first = device.clock_info(Clock::SM).unwrap();
+    assert!(at_first == 1980 || set.elapsed() >= Duration::from_millis(15), "{at_first} MHz");
+    until("the lock holds", || device.clock_info(Clock::SM).unwrap() == 1200);
+    assert!(set.elapsed() >= Duration::from_millis(15), "{:?}", set.elapsed());
     until("power falls", || instant_mw(&device) < 300_000);
     assert!(device.current_throttle_reasons().unwrap().contains(ThrottleReasons::APPLICATIONS_CLOCKS_SETTING));
     until("the average follows", || device.power_usage().unwrap() < 300_000);
