@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 /// How long a deployment may take before the demo gives up and says what is missing.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What must be known to the API server before objects of our kinds can be applied.
 const DEFINITIONS: [&str; 3] = [
@@ -55,7 +55,7 @@ impl Deployment {
     /// `kubectl apply -k` of the CRDs alone: enough for a component that runs outside the cluster.
     pub async fn define(&self) -> Result<()> {
         kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
-        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
+        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=300s"];
         wait.extend(DEFINITIONS);
         kubectl(&wait, None).await?;
         Ok(())
@@ -191,9 +191,12 @@ fn has_its_pods(set: &DaemonSet) -> bool {
     })
 }
 
+/// One that ends is still there, and may hold a board or a node's place.
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let ready =
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::rack::Rack;
 #[tokio::test]
 async fn a_boards_tenants_are_the_pods_that_really_hold_it() {
     let rack = Rack::ready().await;
-    rack.eventually("each pod of the demo holds as many boards as it asked for", 30, async |rack| {
+    rack.eventually("each pod of the demo holds as many boards as it asked for", async |rack| {
         let boards = boards(rack).await;
         let pods = pods_with_boards(rack).await;
         !pods.is_empty()
@@ -25,7 +25,7 @@ async fn a_boards_tenants_are_the_pods_that_really_hold_it() {
     let (victim, _) = pods_with_boards(&rack).await.into_iter().next().unwrap();
     let namespaced = Api::<Pod>::namespaced(rack.client.clone(), "demo");
     rack.kill_pod(&namespaced.get(&victim).await.unwrap()).await;
-    rack.eventually("a pod that is gone holds nothing, and its successor is known", 60, async |rack| {
+    rack.eventually("a pod that is gone holds nothing, and its successor is known", async |rack| {
         let boards = boards(rack).await;
         let pods = pods_with_boards(rack).await;
         let recreated = pods.iter().any(|(name, _)| *name == victim);
@@ -39,7 +39,7 @@ async fn a_boards_tenants_are_the_pods_that_really_hold_it() {
 async fn what_a_board_can_do_is_in_its_status() {
     let rack = Rack::ready().await;
     let can = [Capability::ClockRange, Capability::PowerLimit, Capability::InstantaneousPower];
-    rack.eventually("every board says so", 10, async |rack| {
+    rack.eventually("every board says so", async |rack| {
         let boards = boards(rack).await;
         boards.len() == 16 && boards.iter().all(|board| board.capabilities == can)
     })
@@ -51,7 +51,7 @@ async fn a_cut_is_an_event_on_each_node_and_not_one_for_each_board() {
     let rack = Rack::ready().await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
     let capped = ["DomainCap", "PolicyCap", "EnvelopeReached", "GroupFollows"];
-    rack.eventually("each node has an event that its boards are capped", 30, async |rack| {
+    rack.eventually("each node has an event that its boards are capped", async |rack| {
         let events = events(rack).await;
         let told: BTreeSet<_> = events
             .iter()
@@ -61,7 +61,7 @@ async fn a_cut_is_an_event_on_each_node_and_not_one_for_each_board() {
         told.len() == 2
     })
     .await;
-    rack.eventually("boards that were capped together are one event", 30, async |rack| {
+    rack.eventually("boards that were capped together are one event", async |rack| {
         events(rack).await.iter().any(|event| {
             let boards = event.note.as_deref().unwrap_or_default().matches("GPU-").count();
             boards > 1 && capped.contains(&event.reason.as_deref().unwrap_or_default())

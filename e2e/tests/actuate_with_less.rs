@@ -22,7 +22,7 @@ const SYS_ADMIN: u64 = 1 << 21;
 #[tokio::test]
 async fn an_agent_holds_one_capability_and_cannot_get_more() {
     let rack = Rack::ready().await;
-    rack.eventually("two agents run", 30, async |_| agents().len() == 2).await;
+    rack.eventually("two agents run", async |_| agents().len() == 2).await;
     for status in agents() {
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             let mask = u64::from_str_radix(field(&status, set), 16).unwrap();
@@ -38,7 +38,7 @@ async fn without_the_capability_boards_are_reported_and_cpus_are_held() {
     let rack = Rack::ready().await;
     run_agents_with(&rack, json!({"securityContext": {"capabilities": {"add": []}}})).await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
-    rack.eventually("every board says PermissionDenied, and so does its node", 90, async |rack| {
+    rack.eventually("every board says PermissionDenied, and so does its node", async |rack| {
         rack.nodes().await.iter().all(|node| {
             let status = node.status.clone().unwrap_or_default();
             let denied = |gpu: &powercap_common::api::GpuStatus| {
@@ -50,12 +50,12 @@ async fn without_the_capability_boards_are_reported_and_cpus_are_held() {
         })
     })
     .await;
-    rack.eventually("the CPUs are held all the same", 30, async |rack| rack.cpus_are_slowed().await).await;
+    rack.eventually("the CPUs are held all the same", async |rack| rack.cpus_are_slowed().await).await;
     let nobody_says_it_holds = async |rack: &Rack| {
         let acknowledged = |node: &NodeFrequencies| node.status.as_ref().unwrap().acknowledged.map(|held| held.epoch);
         rack.nodes().await.iter().all(|node| acknowledged(node) != Some(node.spec.epoch))
     };
-    rack.eventually("the cut is ordered, and no node says that it holds", 30, nobody_says_it_holds).await;
+    rack.eventually("the cut is ordered, and no node says that it holds", nobody_says_it_holds).await;
     rack.throughout("what does not hold is not acknowledged", 3, nobody_says_it_holds).await;
     put_back(rack).await;
 }
@@ -69,7 +69,7 @@ async fn with_cpufreq_read_only_the_cpus_are_reported_and_boards_are_held() {
     )
     .await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
-    rack.eventually("every policy says PermissionDenied, and so does its node", 90, async |rack| {
+    rack.eventually("every policy says PermissionDenied, and so does its node", async |rack| {
         rack.nodes().await.iter().all(|node| {
             let cpus = node.status.iter().flat_map(|status| &status.cpus);
             cpus.clone().count() > 0
@@ -78,7 +78,7 @@ async fn with_cpufreq_read_only_the_cpus_are_reported_and_boards_are_held() {
         })
     })
     .await;
-    rack.eventually("the boards keep the cap by themselves", 20, async |rack| rack.true_watts() <= 7200.0).await;
+    rack.eventually("the boards keep the cap by themselves", async |rack| rack.true_watts() <= 7200.0).await;
     put_back(rack).await;
 }
 
@@ -88,7 +88,7 @@ async fn without_the_cpufreq_folder_the_agent_starts_and_says_so() {
     let gone = json!({"volumeMounts": [{"$patch": "delete", "mountPath": "/host/cpu/cpufreq"}]});
     run_agents_with(&rack, gone).await;
     rack.edit_domain(json!({"powerCapLimitWatts": 7200})).await;
-    rack.eventually("no node has CPUs to hold, and its message says so", 90, async |rack| {
+    rack.eventually("no node has CPUs to hold, and its message says so", async |rack| {
         rack.nodes().await.iter().all(|node| {
             let status = node.status.clone().unwrap_or_default();
             let says = |condition: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
@@ -98,7 +98,7 @@ async fn without_the_cpufreq_folder_the_agent_starts_and_says_so() {
         })
     })
     .await;
-    rack.eventually("the boards keep the cap", 20, async |rack| {
+    rack.eventually("the boards keep the cap", async |rack| {
         rack.true_watts() <= 7200.0 && rack.all_hold_within(7200).await
     })
     .await;
@@ -125,7 +125,7 @@ async fn run_agents_with(rack: &Rack, mut container: Value) {
         .patch("powercap-actuator-node", &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .unwrap();
-    rack.eventually("the agents are replaced", 60, async |_| {
+    rack.eventually("the agents are replaced", async |_| {
         let now = pids();
         now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
     })
@@ -135,7 +135,7 @@ async fn run_agents_with(rack: &Rack, mut container: Value) {
 /// The agents as the manifests have them, before anybody else looks at them.
 async fn put_back(_changed: Rack) {
     let rack = Rack::ready().await;
-    rack.eventually("every agent runs by the manifests again", 60, async |rack| {
+    rack.eventually("every agent runs by the manifests again", async |rack| {
         let agents = Api::<DaemonSet>::namespaced(rack.client.clone(), "powercap-node");
         let agents = agents.get("powercap-actuator-node").await.unwrap();
         let status = agents.status.unwrap_or_default();

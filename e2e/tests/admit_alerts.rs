@@ -25,20 +25,20 @@ async fn an_alert_reaches_its_receiver_and_is_resolved() {
     let receiver = Receiver::start();
     route_to(&rack, &receiver).await;
     // The one before it would take alerts along into its grave.
-    rack.eventually("the Alertmanager with this route runs, and no other", 90, async |rack| {
+    rack.eventually("the Alertmanager with this route runs, and no other", async |rack| {
         let pods = rack.pods("monitoring", "app.kubernetes.io/name=alertmanager").await;
         pods.len() == 1 && ask(rack, "status").await.contains("receiver: test")
     })
     .await;
-    rack.eventually("the dead man's switch stands in Alertmanager", 90, async |rack| {
+    rack.eventually("the dead man's switch stands in Alertmanager", async |rack| {
         alerts(rack).await.iter().any(|alert| alert["labels"]["alertname"] == "PowercapDeadMansSwitch")
     })
     .await;
 
     rack.edit_domain(json!({"brake": "Fallback"})).await;
-    rack.eventually("the receiver hears that the brake is pulled", 60, async |_| receiver.heard("firing")).await;
-    let braked: Vec<_> =
-        alerts(&rack).await.into_iter().filter(|alert| alert["labels"]["alertname"] == "PowerDomainBraked").collect();
+    rack.eventually("the receiver hears that the brake is pulled", async |_| receiver.heard_last("firing")).await;
+    rack.eventually("it stands in Alertmanager", async |rack| !braked(rack).await.is_empty()).await;
+    let braked = braked(&rack).await;
     assert_eq!(braked.len(), 1, "both replicas' alerts are one: {braked:?}");
     assert_eq!(
         braked[0]["labels"],
@@ -50,12 +50,18 @@ async fn an_alert_reaches_its_receiver_and_is_resolved() {
     assert!(annotations["runbook_url"].as_str().unwrap().ends_with("/docs/runbooks/PowerDomainBraked.md"));
 
     rack.edit_domain(json!({"brake": "None"})).await;
-    rack.eventually("the receiver hears that it is released", 120, async |_| receiver.heard("resolved")).await;
+    rack.eventually("the receiver hears that it is released", async |_| receiver.heard_last("resolved")).await;
 }
 
 /// What stands in Alertmanager; nothing while it does not answer.
 async fn alerts(rack: &Rack) -> Vec<Value> {
     serde_json::from_str(&ask(rack, "alerts").await).unwrap_or_default()
+}
+
+async fn braked(rack: &Rack) -> Vec<Value> {
+    let mut alerts = alerts(rack).await;
+    alerts.retain(|alert| alert["labels"]["alertname"] == "PowerDomainBraked");
+    alerts
 }
 
 async fn ask(rack: &Rack, what: &str) -> String {
@@ -114,8 +120,8 @@ impl Receiver {
         Self { port, statuses }
     }
 
-    fn heard(&self, status: &str) -> bool {
-        self.statuses.lock().unwrap().iter().any(|heard| heard == status)
+    fn heard_last(&self, status: &str) -> bool {
+        self.statuses.lock().unwrap().last().is_some_and(|heard| heard == status)
     }
 }
 

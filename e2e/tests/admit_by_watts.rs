@@ -29,20 +29,20 @@ async fn a_pod_of_eight_boards_finds_its_watts_in_an_idle_rack_and_the_next_one_
         let advertised = advertised(rack).await;
         advertised.len() == 2 && advertised.iter().all(|(_, watts)| (3500..=4120).contains(watts))
     };
-    rack.eventually("the idle nodes share the offers alike", 30, shared).await;
+    rack.eventually("the idle nodes share the offers alike", shared).await;
 
     create(&rack, "first", WHOLE, 8).await;
-    rack.eventually("the watts of both go where it can run", 30, async |rack| runs(rack, "first").await).await;
+    rack.eventually("the watts of both go where it can run", async |rack| runs(rack, "first").await).await;
 
     create(&rack, "second", WHOLE, 8).await;
-    rack.eventually("the next one waits for watts, and says so", 20, async |rack| {
+    rack.eventually("the next one waits for watts, and says so", async |rack| {
         message(rack, "second").await.contains("Insufficient powercapping.io/watts")
     })
     .await;
     rack.throughout("it goes on waiting", 6, async |rack| !runs(rack, "second").await).await;
 
     rack.edit_domain(json!({"powerCapLimitWatts": 16_000})).await;
-    rack.eventually("a higher cap places it", 30, async |rack| runs(rack, "second").await).await;
+    rack.eventually("a higher cap places it", async |rack| runs(rack, "second").await).await;
     end(rack).await;
 }
 
@@ -50,24 +50,24 @@ async fn a_pod_of_eight_boards_finds_its_watts_in_an_idle_rack_and_the_next_one_
 async fn a_cut_and_a_brake_evict_nothing_and_close_the_nodes() {
     let rack = idle().await;
     create(&rack, "runs", 2000, 2).await;
-    rack.eventually("it runs", 30, async |rack| runs(rack, "runs").await).await;
+    rack.eventually("it runs", async |rack| runs(rack, "runs").await).await;
 
     for spec in [json!({"powerCapLimitWatts": 4500}), json!({"powerCapLimitWatts": 11_500, "brake": "Minimum"})] {
         rack.edit_domain(spec.clone()).await;
-        rack.eventually("both nodes advertise what is requested there and nothing more", 15, async |rack| {
+        rack.eventually("both nodes advertise what is requested there and nothing more", async |rack| {
             let mut watts: Vec<_> = advertised(rack).await.into_iter().map(|(_, watts)| watts).collect();
             watts.sort_unstable();
             watts == [0, 2000]
         })
         .await;
         create(&rack, "late", 100, 0).await;
-        rack.eventually("no pod comes any more", 15, async |rack| {
+        rack.eventually("no pod comes any more", async |rack| {
             message(rack, "late").await.contains("Insufficient powercapping.io/watts")
         })
         .await;
         assert!(runs(&rack, "runs").await, "{spec}");
         rack.edit_domain(json!({"powerCapLimitWatts": 11_500, "brake": "None"})).await;
-        rack.eventually("it comes when the rack is open again", 30, async |rack| runs(rack, "late").await).await;
+        rack.eventually("it comes when the rack is open again", async |rack| runs(rack, "late").await).await;
         delete(&rack, "late").await;
     }
     end(rack).await;
@@ -77,25 +77,28 @@ async fn a_cut_and_a_brake_evict_nothing_and_close_the_nodes() {
 async fn a_kubelet_that_restarts_a_node_made_anew_and_a_missing_agent_fail_nobody() {
     let rack = idle().await;
     create(&rack, "runs", 2000, 2).await;
-    rack.eventually("it runs", 30, async |rack| runs(rack, "runs").await).await;
+    rack.eventually("it runs", async |rack| runs(rack, "runs").await).await;
     let node = node_of(&rack, "runs").await;
     let uid = pod(&rack, "runs").await.unwrap().metadata.uid;
 
     rack.edit_domain(json!({"powerCapLimitWatts": 4500})).await;
-    rack.eventually("the node is closed", 15, async |rack| advertised(rack).await.contains(&(node.clone(), 2000)))
-        .await;
-    for status in processes("kubelet") {
-        let killed = Command::new("kill").args(["-KILL", field(&status, "Pid")]).status().unwrap();
-        assert!(killed.success());
-    }
-    rack.eventually("kubelets are back", 60, async |_| processes("kubelet").len() == 2).await;
+    rack.eventually("the node is closed", async |rack| advertised(rack).await.contains(&(node.clone(), 2000))).await;
+    let kubelets = || processes("kubelet").iter().map(|status| field(status, "Pid").to_owned()).collect::<Vec<_>>();
+    let before = kubelets();
+    let killed = Command::new("kill").arg("-KILL").args(&before).status().unwrap();
+    assert!(killed.success());
+    rack.eventually("kubelets are back", async |_| {
+        let now = kubelets();
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    })
+    .await;
     rack.throughout("kubelets that restart on a closed node fail nobody", 20, async |rack| runs(rack, "runs").await)
         .await;
 
     let nothing = json!({"status": {"capacity": {WATTS: null}, "allocatable": {WATTS: null}}});
     let nodes = Api::<Node>::all(rack.client.clone());
     nodes.patch_status(&node, &PatchParams::default(), &Patch::Merge(nothing)).await.unwrap();
-    rack.eventually("a Node that lost the resource gets it again", 15, async |rack| {
+    rack.eventually("a Node that lost the resource gets it again", async |rack| {
         advertised(rack).await.contains(&(node.clone(), 2000))
     })
     .await;
@@ -108,7 +111,7 @@ async fn a_kubelet_that_restarts_a_node_made_anew_and_a_missing_agent_fail_nobod
     rack.start_agents().await;
     rack.edit_domain(json!({"powerCapLimitWatts": 11_500})).await;
     create(&rack, "late", 1000, 0).await;
-    rack.eventually("agents that are back open the nodes", 60, async |rack| runs(rack, "late").await).await;
+    rack.eventually("agents that are back open the nodes", async |rack| runs(rack, "late").await).await;
     assert_eq!(pod(&rack, "runs").await.unwrap().metadata.uid, uid, "the pod is the one that it was");
     end(rack).await;
 }
@@ -117,16 +120,15 @@ async fn a_kubelet_that_restarts_a_node_made_anew_and_a_missing_agent_fail_nobod
 async fn what_no_domain_limits_any_more_keeps_the_resource_where_pods_request_it() {
     let rack = idle().await;
     create(&rack, "runs", 2000, 2).await;
-    rack.eventually("it runs", 30, async |rack| runs(rack, "runs").await).await;
+    rack.eventually("it runs", async |rack| runs(rack, "runs").await).await;
     let node = node_of(&rack, "runs").await;
     rack.remove_caps().await;
-    rack.eventually("one node keeps what its pod requests, the other forgets the resource", 30, async |rack| {
+    rack.eventually("one node keeps what its pod requests, the other forgets the resource", async |rack| {
         advertised(rack).await == [(node.clone(), 2000)]
     })
     .await;
     delete(&rack, "runs").await;
-    rack.eventually("and so does that one, when the pod is gone", 30, async |rack| advertised(rack).await.is_empty())
-        .await;
+    rack.eventually("and so does that one, when the pod is gone", async |rack| advertised(rack).await.is_empty()).await;
     end(rack).await;
 }
 
@@ -136,7 +138,7 @@ async fn idle() -> Rack {
     for workload in ["training", "inference"] {
         rack.scale("demo", workload, 0).await;
     }
-    rack.eventually("the workloads are gone", 60, async |rack| rack.pods("demo", "app").await.is_empty()).await;
+    rack.eventually("the workloads are gone", async |rack| rack.pods("demo", "app").await.is_empty()).await;
     rack
 }
 
@@ -175,7 +177,7 @@ async fn delete(rack: &Rack, name: &str) {
         Err(kube::Error::Api(answer)) if answer.code == 404 => {}
         Err(error) => panic!("{error}"),
     }
-    rack.eventually("the pod is gone", 30, async |rack| pod(rack, name).await.is_none()).await;
+    rack.eventually("the pod is gone", async |rack| pod(rack, name).await.is_none()).await;
 }
 
 async fn pod(rack: &Rack, name: &str) -> Option<Pod> {

@@ -119,7 +119,7 @@ fn taken_by(definitions: &Definitions, version: &str, documents: &[String], expe
         kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()], "");
     }
     for kind in definitions.kinds {
-        kubectl(&["wait", "--for=condition=Established", "--timeout=30s", &format!("crd/{kind}")], "");
+        kubectl(&["wait", "--for=condition=Established", "--timeout=300s", &format!("crd/{kind}")], "");
     }
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &manifest("base/namespaces.yaml")], "");
     let written = format!("apiVersion: {version}\n");

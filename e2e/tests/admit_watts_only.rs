@@ -63,7 +63,7 @@ async fn an_agent_changes_the_watts_of_its_own_node_and_nothing_else_of_any() {
     }
     let gone = resource("example.com/dongle", Value::Null);
     status(&Api::all(rack.client.clone()), own, gone).await.unwrap();
-    rack.eventually("the agent puts right what was written in its name", 30, async |rack| {
+    rack.eventually("the agent puts right what was written in its name", async |rack| {
         let node = Api::<Node>::all(rack.client.clone()).get(own).await.unwrap();
         node.status.unwrap().capacity.unwrap().get(WATTS).is_some_and(|watts| watts.0 != "100k")
     })

@@ -35,7 +35,7 @@ async fn a_service_of_kserve_is_scaled_by_its_own_bound_and_no_pod_is_made_anew(
     found(&rack, "app.kubernetes.io/name=chat,app.kubernetes.io/part-of=llminferenceservice").await;
     target(&rack, "v1beta1", "InferenceService").await;
     found(&rack, PODS).await;
-    rack.eventually("its four pods are matched and draw power", 60, async |rack| {
+    rack.eventually("its four pods are matched and draw power", async |rack| {
         let status = rack.policy("inference").await.status.unwrap();
         status.matched_pods == 4 && status.current_power_watts.is_some_and(|watts| watts > CAP)
     })
@@ -44,12 +44,12 @@ async fn a_service_of_kserve_is_scaled_by_its_own_bound_and_no_pod_is_made_anew(
 
     let ladder = json!([{"action": "Throttle"}, {"action": "Scale"}]);
     rack.edit_policy("inference", json!({"powerCapLimitWatts": CAP, "escalation": ladder})).await;
-    rack.eventually("fewer replicas are permitted by the service itself", 120, async |rack| {
+    rack.eventually("fewer replicas are permitted by the service itself", async |rack| {
         let service = seen(rack).await;
         bounds(&service).1 < REPLICAS && service.annotations().contains_key(ORIGINALS)
     })
     .await;
-    rack.eventually("KServe has its HPA follow, and the cap is kept", 90, async |rack| {
+    rack.eventually("KServe has its HPA follow, and the cap is kept", async |rack| {
         let (service, truth) = (bounds(&seen(rack).await), rack.policy_condition("inference", "WithinCap").await.0);
         autoscaler(rack).await == service && replicas(rack).await == service.1 && truth == Truth::True
     })
@@ -59,7 +59,7 @@ async fn a_service_of_kserve_is_scaled_by_its_own_bound_and_no_pod_is_made_anew(
     kserve.check();
 
     rack.edit_policy("inference", json!({"escalation": null})).await;
-    rack.eventually("what was written stands again, and KServe has its HPA follow", 60, async |rack| {
+    rack.eventually("what was written stands again, and KServe has its HPA follow", async |rack| {
         let service = seen(rack).await;
         bounds(&service) == (REPLICAS, MOST)
             && !service.annotations().contains_key(ORIGINALS)
@@ -71,7 +71,7 @@ async fn a_service_of_kserve_is_scaled_by_its_own_bound_and_no_pod_is_made_anew(
     for (version, kind) in [("v1beta1", "InferenceService"), ("v1alpha2", "LLMInferenceService")] {
         services(&rack, version, kind).delete("chat", &DeleteParams::default()).await.unwrap();
     }
-    rack.eventually("KServe lets the service go", 30, async |rack| {
+    rack.eventually("KServe lets the service go", async |rack| {
         services(rack, "v1beta1", "InferenceService").get_opt("chat").await.unwrap().is_none()
     })
     .await;
@@ -120,7 +120,7 @@ async fn target(rack: &Rack, version: &str, kind: &str) {
 }
 
 async fn found(rack: &Rack, selector: &str) {
-    rack.eventually(&format!("the policy is for {selector}"), 30, async |rack| {
+    rack.eventually(&format!("the policy is for {selector}"), async |rack| {
         let status = rack.policy("inference").await.status.unwrap_or_default();
         status.target.is_some_and(|target| target.selector == selector)
     })

@@ -34,7 +34,7 @@ async fn a_pod_is_made_anew_on_the_node_that_has_watts_and_nothing_else_of_it_st
     }
     let escalation = json!([{"action": "Throttle"}, {"action": "Migrate"}]);
     rack.edit_policy("inference", json!({"escalation": escalation, "powerCapLimitWatts": 8000})).await;
-    rack.eventually("each node's domain knows its power", 60, async |rack| {
+    rack.eventually("each node's domain knows its power", async |rack| {
         let power = async |node| domains(rack).get(node).await.unwrap().status.and_then(|it| it.current_power_watts);
         power(&source).await.is_some() && power(&other).await.is_some()
     })
@@ -44,7 +44,7 @@ async fn a_pod_is_made_anew_on_the_node_that_has_watts_and_nothing_else_of_it_st
     let lower = Patch::Merge(json!({"spec": {"powerCapLimitWatts": LOW}}));
     domains(&rack).patch(&source, &PatchParams::default(), &lower).await.unwrap();
     // The pods began when their Deployment was edited, and are left alone for a while.
-    rack.eventually("a pod of the source is evicted, and its node tainted", 240, async |rack| {
+    rack.eventually("a pod of the source is evicted, and its node tainted", async |rack| {
         let evicted = migration(rack).await.is_some_and(|migration| migration.evicted.is_some());
         evicted && is_tainted(rack, &source).await
     })
@@ -54,7 +54,7 @@ async fn a_pod_is_made_anew_on_the_node_that_has_watts_and_nothing_else_of_it_st
     if let Some(moving) = &moving {
         assert_eq!((moving.source.as_str(), moving.destination()), (source.as_str(), other.as_str()));
     }
-    rack.eventually("what was made in its place is ready on the other node", 60, async |rack| {
+    rack.eventually("what was made in its place is ready on the other node", async |rack| {
         inference(rack, &other).await.iter().filter(|pod| is_ready(pod)).count() > before
     })
     .await;
@@ -64,7 +64,7 @@ async fn a_pod_is_made_anew_on_the_node_that_has_watts_and_nothing_else_of_it_st
 
     let higher = Patch::Merge(json!({"spec": {"powerCapLimitWatts": HIGH}}));
     domains(&rack).patch(&source, &PatchParams::default(), &higher).await.unwrap();
-    rack.eventually("no taint, no placeholder and no migration is left", 200, async |rack| {
+    rack.eventually("no taint, no placeholder and no migration is left", async |rack| {
         !is_tainted(rack, &source).await && places(rack).await == 0 && migration(rack).await.is_none()
     })
     .await;
@@ -74,7 +74,7 @@ async fn a_pod_is_made_anew_on_the_node_that_has_watts_and_nothing_else_of_it_st
     rack.edit_policy("inference", json!({"escalation": null})).await;
     // Spread as they came they would leave no node with boards for a rank of the training.
     rack.scale("demo", "inference", 0).await;
-    rack.eventually("inference is gone", 60, async |rack| rack.pods("demo", "app=inference").await.is_empty()).await;
+    rack.eventually("inference is gone", async |rack| rack.pods("demo", "app=inference").await.is_empty()).await;
     figures::note(&Figure::at_most("migration_running_s", Some(took), "s", 5.0));
 }
 
@@ -84,7 +84,7 @@ async fn make_room(rack: &Rack) {
     let deployments = Api::<Deployment>::namespaced(rack.client.clone(), "demo");
     let even = Patch::Merge(json!({"spec": {"template": {"spec": {"topologySpreadConstraints": null}}}}));
     deployments.patch("inference", &PatchParams::default(), &even).await.unwrap();
-    rack.eventually("the new replicas of inference run, and no others", 180, async |rack| {
+    rack.eventually("the new replicas of inference run, and no others", async |rack| {
         let deployment = deployments.get("inference").await.unwrap();
         let status = deployment.status.unwrap_or_default();
         let pods = rack.pods("demo", "app=inference").await;

@@ -30,8 +30,7 @@ async fn the_taint_goes_when_the_agent_has_acknowledged_under_this_boot() {
     })
     .await;
     rack.start_agents().await;
-    rack.eventually("the taint goes, and the other one stays", 60, async |rack| taints(rack, &node).await == [OTHER])
-        .await;
+    rack.eventually("the taint goes, and the other one stays", async |rack| taints(rack, &node).await == [OTHER]).await;
     set_taints(&rack.client, &node, json!([])).await.unwrap();
 }
 

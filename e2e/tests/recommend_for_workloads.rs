@@ -12,9 +12,11 @@ use crate::rack::Rack;
 async fn a_policy_for_a_deployment_holds_its_pods_and_goes_on_when_it_names_nothing_there() {
     let rack = Rack::ready().await;
     target(&rack, json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "inference"})).await;
-    rack.eventually("the Deployment's eight pods are matched", 30, async |rack| {
+    rack.eventually("the Deployment's eight pods are matched, and their boards held", async |rack| {
         let status = status(rack).await;
-        status.matched_pods == 8 && status.target.is_some_and(|target| target.selector == "app=inference")
+        status.matched_pods == 8
+            && status.target.is_some_and(|target| target.selector == "app=inference")
+            && ceilings(rack).await == 8
     })
     .await;
 
@@ -32,16 +34,16 @@ async fn a_policy_for_a_deployment_holds_its_pods_and_goes_on_when_it_names_noth
 #[tokio::test]
 async fn a_tenancy_that_does_not_welcome_the_namespace_takes_the_policys_ceilings_off_and_says_so() {
     let rack = Rack::ready().await;
-    rack.eventually("the policy holds its boards", 30, async |rack| ceilings(rack).await == 8).await;
+    rack.eventually("the policy holds its boards", async |rack| ceilings(rack).await == 8).await;
     let welcome =
         |namespace: &str| json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}});
     rack.edit_domain(json!({"tenancy": welcome("elsewhere")})).await;
     says(&rack, "Permitted", Truth::False, "NotPermitted").await;
-    rack.eventually("its ceilings are gone", 30, async |rack| ceilings(rack).await == 0).await;
+    rack.eventually("its ceilings are gone", async |rack| ceilings(rack).await == 0).await;
     rack.edit_domain(json!({"tenancy": welcome("demo")})).await;
-    rack.eventually("and back", 30, async |rack| ceilings(rack).await == 8).await;
+    rack.eventually("and back", async |rack| ceilings(rack).await == 8).await;
     let refused = Api::<Event>::namespaced(rack.client.clone(), "demo");
-    rack.eventually("an event on the policy says why", 30, async |_| {
+    rack.eventually("an event on the policy says why", async |_| {
         let events = refused.list(&ListParams::default()).await.unwrap().items;
         events.iter().any(|event| {
             let about = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
@@ -63,10 +65,8 @@ async fn status(rack: &Rack) -> PowerCappingPolicyStatus {
 
 async fn says(rack: &Rack, kind: &str, truth: Truth, reason: &str) {
     let claim = format!("{kind} is {truth:?} because of {reason}");
-    rack.eventually(&claim, 30, async |rack| {
-        rack.policy_condition("inference", kind).await == (truth, reason.to_owned())
-    })
-    .await;
+    rack.eventually(&claim, async |rack| rack.policy_condition("inference", kind).await == (truth, reason.to_owned()))
+        .await;
 }
 
 /// Boards that the policy `inference` holds.

@@ -31,21 +31,21 @@ async fn keda_keeps_to_the_replicas_that_the_cap_has_watts_for() {
     let mut keda = crate::keda::Keda::start(&rack.client).await;
     let object = scaled_object(&rack).await.to_string();
     deployment::kubectl(&["apply", "--server-side", "-f", "-"], Some(&object)).await.unwrap();
-    rack.eventually("without load two replicas stay", 150, async |rack| replicas(rack).await == 2).await;
+    rack.eventually("without load two replicas stay", async |rack| replicas(rack).await == 2).await;
 
     std::fs::write(&rate, "60").unwrap();
-    rack.eventually("under load all of them run", 150, async |rack| {
+    rack.eventually("under load all of them run", async |rack| {
         replicas(rack).await == MOST && ready(rack).await == MOST
     })
     .await;
     keda.check();
 
     rack.edit_policy("inference", json!({"powerCapLimitWatts": SCARCE})).await;
-    rack.eventually("as many as the cap has watts for", 120, async |rack| FEW.contains(&replicas(rack).await)).await;
+    rack.eventually("as many as the cap has watts for", async |rack| FEW.contains(&replicas(rack).await)).await;
     rack.throughout("and no more, for all their load", 40, async |rack| FEW.contains(&replicas(rack).await)).await;
 
     rack.edit_policy("inference", json!({"powerCapLimitWatts": AMPLE})).await;
-    rack.eventually("with the watts they return", 150, async |rack| replicas(rack).await == MOST).await;
+    rack.eventually("with the watts they return", async |rack| replicas(rack).await == MOST).await;
 
     keda.check();
     deployment::kubectl(&["delete", "--namespace=demo", "scaledobject", "inference"], None).await.unwrap();

@@ -23,7 +23,7 @@ async fn a_pod_that_burns_cpu_is_recommended_about_what_it_uses_where_that_is_as
     let (pods, policies) = (pods(&rack), policies(&rack));
     pods.create(&PostParams::default(), &burner()).await.unwrap();
     policies.create(&PostParams::default(), &policy()).await.unwrap();
-    rack.eventually("its cpu is recommended with 15 % to spare, within what a reading errs", 240, async |rack| {
+    rack.eventually("its cpu is recommended with 15 % to spare, within what a reading errs", async |rack| {
         let Some((used, told)) = used(rack).await.zip(recommended(rack, NAME, "burn").await) else { return false };
         let told = told.target.cpu.map(|amount| amount.quantity().unwrap().ceil_millis()).unwrap_or_default();
         let used = used.ceil_millis();

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use powercap_e2e::deployment;
+
 /// A module, and where in it the definitions are.
 pub struct Definitions {
     module: &'static str,
@@ -66,6 +68,17 @@ impl Definitions {
             folder.join(format!("{group}_{plural}.yaml"))
         };
         self.kinds.iter().map(file).collect()
+    }
+
+    /// Has the API server know them.
+    pub async fn define(&self) {
+        let kubectl = async |arguments: &[&str]| deployment::kubectl(arguments, None).await.unwrap();
+        for file in self.files() {
+            kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()]).await;
+        }
+        for kind in self.kinds {
+            kubectl(&["wait", "--for=condition=Established", "--timeout=300s", &format!("crd/{kind}")]).await;
+        }
     }
 
     fn downloaded(&self) -> String {

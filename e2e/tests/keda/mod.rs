@@ -34,9 +34,7 @@ impl Keda {
         authority.identity().write(pki, "ca").unwrap();
         authority.peer("keda", &[ADAPTER_NAME, OPERATOR_NAME]).unwrap().write(pki, "tls").unwrap();
 
-        for file in definitions::KEDA.files() {
-            deployment::kubectl(&["apply", "--server-side", "-f", &file.display().to_string()], None).await.unwrap();
-        }
+        definitions::KEDA.define().await;
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": objects(client, &authority).await});
         deployment::kubectl(&["apply", "--server-side", "-f", "-"], Some(&objects.to_string())).await.unwrap();
 

@@ -23,7 +23,7 @@ const PORT: u16 = 19443;
 const CERTIFICATES: &str = "k8s-webhook-server/serving-certs";
 /// Between two looks whether it listens, for so long.
 const LOOK: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The controller, which ends with this.
 pub struct Kserve {
@@ -35,11 +35,7 @@ impl Kserve {
     /// Defines its kinds, starts it, and puts its webhooks before them.
     pub async fn start() -> Self {
         for definitions in [definitions::KSERVE, definitions::KSERVE_LLM] {
-            for file in definitions.files() {
-                deployment::kubectl(&["apply", "--server-side", "-f", &file.display().to_string()], None)
-                    .await
-                    .unwrap();
-            }
+            definitions.define().await;
         }
         let authority = Authority::new("kserve").unwrap();
         let temporary = tempfile::tempdir().unwrap();
