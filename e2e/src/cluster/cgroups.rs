@@ -75,13 +75,13 @@ pub fn exist(run: &str) -> bool {
     hierarchies().is_ok_and(|all| all.iter().any(|hierarchy| hierarchy.join(run).exists()))
 }
 
-/// Removes the run's directories, the deepest first. Waits up to 5 s for the processes in them to be
+/// Removes the run's directories, the deepest first. Waits up to a minute for the processes in them to be
 /// gone, which are dying when this is called.
 ///
 /// # Errors
 /// When a directory stays busy.
 pub fn remove(run: &str) -> Result<(), FileError> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     for hierarchy in hierarchies()? {
         let top = hierarchy.join(run);
         while let Err(refused) = remove_tree(&top) {

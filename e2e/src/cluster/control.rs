@@ -17,6 +17,8 @@ use super::{cgroups, controlplane, mounts, network, ready};
 
 /// It takes a tenth of a second on an idle machine.
 const HARDWARE_WITHIN: Duration = Duration::from_secs(60);
+/// So many daemons may end before the cluster is up.
+const DEATHS_DURING_START: u32 = 10;
 
 /// Why the cluster could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -97,15 +99,22 @@ pub async fn run(spec: &ClusterSpec) {
 
 async fn stay(spec: &ClusterSpec) {
     let (supervisor, mut ends) = Supervisor::new(&spec.layout.logs(), Some(&spec.layout.pids()));
+    // Some end by themselves where what they ask for is late: etcd's answer, a permission. Then they are started again.
+    supervisor.keep_alive();
+    let died_too_often = async {
+        for _ in 0..DEATHS_DURING_START {
+            if let Some(end) = ends.recv().await {
+                Event::Note(format!("started again: {end}")).send();
+            }
+        }
+        ends.recv().await
+    };
     let started = tokio::select! {
         started = start(spec, &supervisor) => started,
-        Some(end) = ends.recv() => Err(Error::Died(end)),
+        Some(end) = died_too_often => Err(Error::Died(end)),
     };
     match started {
-        Ok(()) => {
-            supervisor.keep_alive();
-            Event::Ready.send();
-        }
+        Ok(()) => Event::Ready.send(),
         // The namespaces stay until standard input closes: logs are gathered in them.
         Err(error) => {
             Event::Failed(chain(&error)).send();

@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio::time;
 
 use super::mounts;
+use super::ready::PATIENCE;
 
 /// The name of the link's end inside the cluster.
 const INSIDE: &str = "host0";
@@ -52,7 +53,7 @@ pub enum Error {
     #[error("each of 10.213.0.0/24 to 10.213.255.0/24 is in use on this host: free one, for the link to the cluster")]
     NoSubnet,
     /// The link did not show up.
-    #[error("the link to the host did not appear within 10 s")]
+    #[error("the link to the host did not appear within {} s", PATIENCE.as_secs())]
     NoLink,
     /// A mount failed.
     #[error(transparent)]
@@ -149,7 +150,7 @@ impl Network {
                 time::sleep(Duration::from_millis(10)).await;
             }
         };
-        time::timeout(Duration::from_secs(10), appeared).await.map_err(|_| Error::NoLink)?;
+        time::timeout(PATIENCE, appeared).await.map_err(|_| Error::NoLink)?;
         ip(&["link", "set", "lo", "up"]).await?;
         for address in [self.control_plane()].iter().chain(nodes) {
             ip(&["address", "add", &format!("{address}/24"), "dev", INSIDE]).await?;

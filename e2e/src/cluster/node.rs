@@ -20,6 +20,7 @@ use super::images::PAUSE_IMAGE;
 use super::layout::{ClusterSpec, NodeLayout, NodeSpec};
 use super::mounts;
 use super::network::DNS_SERVICE;
+use super::ready::PATIENCE;
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Where pods of a node find its hardware.
@@ -71,7 +72,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// containerd does not answer.
-    #[error("containerd does not answer after 20 s")]
+    #[error("containerd does not answer after {} s", PATIENCE.as_secs())]
     Containerd,
     /// An image could not be imported.
     #[error("import {archive}: {message}")]
@@ -279,7 +280,7 @@ async fn answer(spec: &ClusterSpec) -> Result<(), Error> {
             time::sleep(Duration::from_millis(50)).await;
         }
     };
-    time::timeout(Duration::from_secs(20), answers).await.map_err(|_| Error::Containerd)
+    time::timeout(PATIENCE, answers).await.map_err(|_| Error::Containerd)
 }
 
 async fn import(spec: &ClusterSpec, archive: &Path) -> Result<(), Error> {

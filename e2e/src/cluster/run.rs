@@ -20,8 +20,10 @@ use super::layout::{ClusterSpec, Layout, NodeSpec};
 use super::network::{self, Network};
 use super::sweep::{self, Claim};
 
-/// How long a command may take to end after a signal, and the cluster after its input closed.
+/// How long a command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the cluster may take to end after its input closed.
+const END: Duration = Duration::from_secs(60);
 
 /// Why a cluster could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +232,7 @@ impl Cluster {
         }
         // The inner side ends when its input closes, its init with it, and all processes with that.
         self.input.take();
-        if time::timeout(GRACE, self.namespaces.wait()).await.is_err() {
+        if time::timeout(END, self.namespaces.wait()).await.is_err() {
             let _gone = self.namespaces.kill().await;
         }
         self.claim.release().await?;
