@@ -30,6 +30,9 @@ CLUSTER_TEST := cargo test --locked --workspace --features powercap-e2e/cluster
 # How long each stage took, for the log of CI.
 stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
 
+# For what is fetched: connections break now and then, and what has come stays.
+again = again() { for pause in 5 30; do "$$@" && return; echo "again in $$pause s: $$*" >&2; sleep $$pause; done; "$$@"; }; again
+
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -63,7 +66,7 @@ e2e: images cluster peers push-test ## the tests on a real cluster, the demo, an
 	@$(call stage,tests on a real cluster)
 	rm -rf $(GOCACHE)
 	$(CLUSTER_TEST) --quiet --no-run --test cluster_leaves_nothing --test on_a_cluster
-	sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs | xargs go mod download
+	$(again) go mod download $$(sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs)
 	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate
 	cat target/e2e.json
 	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 180
@@ -166,12 +169,13 @@ bench-peers: images cluster ## admission beside the Vertical Pod Autoscaler's, m
 peers: prerequisites
 	@$(call stage,KEDA and KServe)
 	if [[ ! -x $(KEDA)/adapter ]]; then
-		cd $(CURDIR)/e2e/peers/keda && go mod download
+		cd $(CURDIR)/e2e/peers/keda
+		$(again) go mod download
 		$(GO_BUILD) -o $(KEDA)/ github.com/kedacore/keda/v2/cmd/operator github.com/kedacore/keda/v2/cmd/adapter
 	fi
 	if [[ ! -x $(KSERVE)/manager ]]; then
 		cd $(CURDIR)/e2e/peers/kserve
-		$(GO_BUILD) -o $(KSERVE)/ github.com/kserve/kserve/cmd/manager
+		$(again) env $(GO_BUILD) -o $(KSERVE)/ github.com/kserve/kserve/cmd/manager
 	fi
 
 KEDA := $(CACHE)/peers/keda-2.20.2
@@ -248,7 +252,7 @@ binaries: harness
 
 cluster: harness
 	@$(call stage,the cluster)
-	$(HARNESS) build --images $(IMAGES)
+	$(again) $(HARNESS) build --images $(IMAGES)
 
 images: binaries ## container images, without a container engine
 	@$(call stage,images)
@@ -276,7 +280,9 @@ push-test: images $(CRANE)
 	for name in $(DEPLOYED); do $(CRANE) validate --remote 127.0.0.1:$$port/powercap/$$name:0.1.0; done
 
 $(CRANE): prerequisites
-	@[[ -x $@ ]] || GOBIN=$(@D) go install github.com/google/go-containerregistry/cmd/$(@F)@v$(CRANE_VERSION)
+	@if [[ ! -x $@ ]]; then
+		$(again) env GOBIN=$(@D) go install github.com/google/go-containerregistry/cmd/$(@F)@v$(CRANE_VERSION)
+	fi
 
 install: ## deploy to the cluster of your present context: make install CLUSTER=existing REGISTRY=registry.example.com/powercap
 	@$(existing)
