@@ -3,18 +3,23 @@
 
 use std::path::Path;
 
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, Deployment},
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Node, Pod},
-    policy::v1::PodDisruptionBudget,
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Node, Pod},
+        policy::v1::PodDisruptionBudget,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api,
+    Api, CustomResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+
+use powercap_common::api::{PowerCappingPolicy, PowerDomain};
 
 use super::Rack;
 
@@ -45,9 +50,15 @@ impl Rack {
             self.run_agents(true).await;
         }
 
-        let _not_defined = self.policies().delete_collection(&at_once, &but_the_demos).await;
+        let kinds = Api::<CustomResourceDefinition>::all(client());
+        for kind in [PowerCappingPolicy::crd_name(), PowerDomain::crd_name()] {
+            if kinds.get_opt(kind).await.unwrap().is_none() {
+                return;
+            }
+        }
+        self.policies().delete_collection(&at_once, &but_the_demos).await.unwrap();
         let but_the_rack = ListParams::default().fields("metadata.name!=rack");
-        let _not_defined = self.domains().delete_collection(&at_once, &but_the_rack).await;
+        self.domains().delete_collection(&at_once, &but_the_rack).await.unwrap();
         for policy in manifests("policies.yaml") {
             put_back(&self.policies(), &policy).await;
         }
