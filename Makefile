@@ -296,7 +296,7 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 	@$(existing)
 	[[ -n "$(REGISTRY)" ]] || { echo "say where the images are: REGISTRY=registry.example.com/powercap" >&2; exit 1; }
 	kubectl apply --server-side -k manifests/crds
-	kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
+	kubectl wait --for=jsonpath='{.status.conditions[?(@.type=="Established")].status}'=True --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
 	kubectl kustomize $(OVERLAY) | sed -E 's#image: (powercap-[a-z]+):.*#image: $(REGISTRY)/\1:$(IMAGE_TAG)#' | kubectl apply --server-side -f -
 
 # The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.

@@ -18,6 +18,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 /// How long a deployment may take before the demo gives up and says what is missing.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What `kubectl wait` waits for after a definition was applied. `--for=condition=Established` ends with an error where
+/// the API server has written no conditions yet.
+pub const ESTABLISHED: &str = r#"--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True"#;
 
 /// What must be known to the API server before objects of our kinds can be applied.
 const DEFINITIONS: [&str; 3] = [
@@ -55,7 +58,7 @@ impl Deployment {
     /// `kubectl apply -k` of the CRDs alone: enough for a component that runs outside the cluster.
     pub async fn define(&self) -> Result<()> {
         kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
-        let mut wait = vec!["wait", "--for=condition=Established", "--timeout=300s"];
+        let mut wait = vec!["wait", ESTABLISHED, "--timeout=300s"];
         wait.extend(DEFINITIONS);
         kubectl(&wait, None).await?;
         Ok(())

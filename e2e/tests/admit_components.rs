@@ -13,6 +13,7 @@ use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
     core::v1::{Container, PodSpec, Service},
 };
+use powercap_e2e::deployment::ESTABLISHED;
 
 use crate::definitions::{CERT_MANAGER, Definitions, KEDA, PROMETHEUS_OPERATOR};
 
@@ -88,9 +89,9 @@ fn cert_manager_gets_what_it_needs_and_admission_loses_what_it_no_longer_needs()
 }
 
 #[test]
-fn the_prometheus_operator_takes_a_monitor_for_each_of_our_binaries() {
+fn the_prometheus_operator_takes_a_monitor_for_each_of_our_roles() {
     let documents = built("recommender", "prometheus-operator");
-    taken_by(&PROMETHEUS_OPERATOR, "monitoring.coreos.com/v1", &documents, 3);
+    taken_by(&PROMETHEUS_OPERATOR, "monitoring.coreos.com/v1", &documents, 4);
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn taken_by(definitions: &Definitions, version: &str, documents: &[String], expe
         kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()], "");
     }
     for kind in definitions.kinds {
-        kubectl(&["wait", "--for=condition=Established", "--timeout=300s", &format!("crd/{kind}")], "");
+        kubectl(&["wait", ESTABLISHED, "--timeout=300s", &format!("crd/{kind}")], "");
     }
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &manifest("base/namespaces.yaml")], "");
     let written = format!("apiVersion: {version}\n");

@@ -52,7 +52,9 @@ pub async fn fill(client: &Client, vpa_definitions: Option<&Path>) {
     if let Some(definitions) = vpa_definitions {
         kubectl(&["apply", "--server-side", "-f", definitions.to_str().unwrap()]);
     }
-    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"]);
+    // Not `--for=condition=`, which ends with an error where a definition has no conditions yet.
+    let established = "--for=jsonpath={.status.conditions[?(@.type==\"Established\")].status}=True";
+    kubectl(&["wait", established, "--timeout=30s", "crd", "--all"]);
     let opted_in = json!({"powercapping.io/admission": "enabled"});
     write(client, "/v1/Namespace/namespaces", None, NAMESPACE, json!({"metadata": {"labels": opted_in}}), None).await;
     let advertised = json!({"powercapping.io/watts": "5600", "nvidia.com/gpu": "8"});

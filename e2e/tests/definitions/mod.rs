@@ -77,7 +77,7 @@ impl Definitions {
             kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()]).await;
         }
         for kind in self.kinds {
-            kubectl(&["wait", "--for=condition=Established", "--timeout=300s", &format!("crd/{kind}")]).await;
+            kubectl(&["wait", deployment::ESTABLISHED, "--timeout=300s", &format!("crd/{kind}")]).await;
         }
     }
 
