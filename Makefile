@@ -30,7 +30,8 @@ CLUSTER_TEST := cargo test --locked --workspace --features powercap-e2e/cluster
 # How long each stage took, for the log of CI.
 stage = begun=$$SECONDS; trap 'echo "== $(1): $$((SECONDS - begun)) s"' EXIT; echo "== $(1)"
 
-# For what is fetched: connections break now and then, and what has come stays.
+# For what is fetched, since connections break now and then and what has come stays; and for definitions, of which
+# `kubectl wait` knows nothing while they are so new that they have no conditions.
 again = again() { for pause in 5 30; do "$$@" && return; echo "again in $$pause s: $$*" >&2; sleep $$pause; done; "$$@"; }; again
 
 help: ## list the targets
@@ -296,7 +297,7 @@ install: ## deploy to the cluster of your present context: make install CLUSTER=
 	@$(existing)
 	[[ -n "$(REGISTRY)" ]] || { echo "say where the images are: REGISTRY=registry.example.com/powercap" >&2; exit 1; }
 	kubectl apply --server-side -k manifests/crds
-	kubectl wait --for=jsonpath='{.status.conditions[?(@.type=="Established")].status}'=True --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
+	$(again) kubectl wait --for=condition=Established --timeout=30s $(foreach kind,powercappingpolicies powerdomains nodefrequencies,crd/$(kind).powercapping.io)
 	kubectl kustomize $(OVERLAY) | sed -E 's#image: (powercap-[a-z]+):.*#image: $(REGISTRY)/\1:$(IMAGE_TAG)#' | kubectl apply --server-side -f -
 
 # The caps go first, so that none comes back; agents, objects and definitions stay until every node has let go.

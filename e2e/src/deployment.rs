@@ -18,16 +18,10 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 /// How long a deployment may take before the demo gives up and says what is missing.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What `kubectl wait` waits for after a definition was applied. `--for=condition=Established` ends with an error where
-/// the API server has written no conditions yet.
-pub const ESTABLISHED: &str = r#"--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True"#;
 
 /// What must be known to the API server before objects of our kinds can be applied.
-const DEFINITIONS: [&str; 3] = [
-    "crd/powercappingpolicies.powercapping.io",
-    "crd/powerdomains.powercapping.io",
-    "crd/nodefrequencies.powercapping.io",
-];
+const DEFINITIONS: [&str; 3] =
+    ["powercappingpolicies.powercapping.io", "powerdomains.powercapping.io", "nodefrequencies.powercapping.io"];
 
 /// Where the manifests are, and what to leave out of them.
 pub struct Deployment {
@@ -58,10 +52,7 @@ impl Deployment {
     /// `kubectl apply -k` of the CRDs alone: enough for a component that runs outside the cluster.
     pub async fn define(&self) -> Result<()> {
         kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &self.path("crds")], None).await?;
-        let mut wait = vec!["wait", ESTABLISHED, "--timeout=300s"];
-        wait.extend(DEFINITIONS);
-        kubectl(&wait, None).await?;
-        Ok(())
+        wait_until_established(&DEFINITIONS).await
     }
 
     /// `kubectl apply -k` of a folder beside these.
@@ -123,6 +114,31 @@ pub async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String> 
         bail!("kubectl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits until the API server serves what these definitions define. `kubectl wait` ends with an error where one was
+/// applied so lately that it has no conditions.
+///
+/// # Errors
+/// When kubectl fails, or a definition is not established after five minutes.
+pub async fn wait_until_established(definitions: &[&str]) -> Result<()> {
+    let begun = Instant::now();
+    for definition in definitions {
+        let get = ["get", "crd", definition, "--output=json"];
+        while !is_established(&kubectl(&get, None).await?) {
+            if begun.elapsed() > PATIENCE {
+                bail!("after {} s {definition} is still not established", PATIENCE.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+    Ok(())
+}
+
+fn is_established(definition: &str) -> bool {
+    let definition: serde_json::Value = serde_json::from_str(definition).unwrap_or_default();
+    let conditions = definition["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|said| said["type"] == "Established" && said["status"] == "True")
 }
 
 /// Waits until every node offers its boards and every pod is Ready, saying now and then what is missing.
@@ -212,5 +228,17 @@ mod tests {
         let left = leave_out(yaml, &["actuator".to_owned()]);
         assert!(left.contains("kind: A") && left.contains("kind: C"));
         assert!(!left.contains("kind: B"), "{left}");
+    }
+    #[test]
+    fn a_definition_without_conditions_is_not_established_yet() {
+        for (conditions, established) in [
+            ("null", false),
+            ("[]", false),
+            (r#"[{"type": "Established", "status": "False"}]"#, false),
+            (r#"[{"type": "NamesAccepted", "status": "True"}, {"type": "Established", "status": "True"}]"#, true),
+        ] {
+            let definition = format!(r#"{{"status": {{"conditions": {conditions}}}}}"#);
+            assert_eq!(is_established(&definition), established, "{conditions}");
+        }
     }
 }

@@ -13,7 +13,6 @@ use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
     core::v1::{Container, PodSpec, Service},
 };
-use powercap_e2e::deployment::ESTABLISHED;
 
 use crate::definitions::{CERT_MANAGER, Definitions, KEDA, PROMETHEUS_OPERATOR};
 
@@ -116,12 +115,8 @@ fn keda_finds_the_scaler_where_its_example_looks_for_it() {
 
 /// The API server knows the kinds, and takes as many objects of them.
 fn taken_by(definitions: &Definitions, version: &str, documents: &[String], expected: usize) {
-    for file in definitions.files() {
-        kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()], "");
-    }
-    for kind in definitions.kinds {
-        kubectl(&["wait", ESTABLISHED, "--timeout=300s", &format!("crd/{kind}")], "");
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(definitions.define());
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &manifest("base/namespaces.yaml")], "");
     let written = format!("apiVersion: {version}\n");
     let objects: Vec<_> = documents.iter().filter(|document| document.contains(&written)).cloned().collect();

@@ -1,6 +1,6 @@
 //! What is in the cluster: 1,000 workloads, a policy for each, and for the peer an autoscaler for each.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use futures::{StreamExt, stream};
 use kube::{
@@ -52,9 +52,9 @@ pub async fn fill(client: &Client, vpa_definitions: Option<&Path>) {
     if let Some(definitions) = vpa_definitions {
         kubectl(&["apply", "--server-side", "-f", definitions.to_str().unwrap()]);
     }
-    // Not `--for=condition=`, which ends with an error where a definition has no conditions yet.
-    let established = "--for=jsonpath={.status.conditions[?(@.type==\"Established\")].status}=True";
-    kubectl(&["wait", established, "--timeout=30s", "crd", "--all"]);
+    // It ends with an error where a definition is so new that it has no conditions.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"]);
     let opted_in = json!({"powercapping.io/admission": "enabled"});
     write(client, "/v1/Namespace/namespaces", None, NAMESPACE, json!({"metadata": {"labels": opted_in}}), None).await;
     let advertised = json!({"powercapping.io/watts": "5600", "nvidia.com/gpu": "8"});

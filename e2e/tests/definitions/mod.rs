@@ -76,9 +76,7 @@ impl Definitions {
         for file in self.files() {
             kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()]).await;
         }
-        for kind in self.kinds {
-            kubectl(&["wait", deployment::ESTABLISHED, "--timeout=300s", &format!("crd/{kind}")]).await;
-        }
+        deployment::wait_until_established(self.kinds).await.unwrap();
     }
 
     fn downloaded(&self) -> String {
