@@ -66,7 +66,10 @@ fn limit(draft: &mut Draft, board: &SeenBoard, orders: &Orders, now: Duration, s
     let target = draft.share.clamp(board.traits.min_limit, most);
     let ordered = state.and_then(|state| state.limit);
     let again = state.is_some_and(|state| state.drift.limit_again);
-    if target < present && (ordered != Some(target) || again) {
+    // A raise that was taken back before it was seen still counts; to come nearer to it again is a raise too.
+    let shown = board.reading.and_then(|reading| reading.limit);
+    let taken_back = ordered.is_some_and(|ordered| target > ordered) && shown.is_some_and(|shown| target > shown);
+    if target < present && !taken_back && (ordered != Some(target) || again) {
         draft.limit = Some(target);
         draft.reason = Some(if again { Reason::Drifted } else { Reason::EnvelopeReached });
     } else if target > present && ordered != Some(target) {
