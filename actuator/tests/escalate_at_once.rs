@@ -79,6 +79,8 @@ fn of_a_workload_one_goes_and_who_may_not_go_is_passed_over() {
         listed("Deployment/solo", "solo-1"),
         listed("Deployment/more", "more-1"),
         listed("Deployment/more", "more-2"),
+        // A ReplicaSet of its own, while the Deployment is rolled out.
+        listed("Deployment/more", "last-1"),
     ]
     .into();
     site.status(&json!({"pendingActions": pending}));
@@ -92,7 +94,13 @@ fn after_a_death_all_of_them_are_next_and_no_other() {
     let plan = site.decide(0);
     site.apply_status(&plan);
     let again = site.decide(1);
-    assert_eq!((taken(&again), &again.steps[0].before), (vec!["chat-1", "solo-1", "more-1"], &None));
+    assert_eq!(taken(&again), ["chat-1", "solo-1", "more-1"]);
+    let told = again.steps[0].before.as_ref().unwrap().escalated.as_ref().unwrap();
+    assert_eq!(
+        (told.deeds().count(), &told.last_action),
+        (3, &Some(crate::ladder::at(1))),
+        "they have their time anew"
+    );
     site.change_pod("chat-1", &json!({"ending": true}));
     assert_eq!(taken(&site.decide(2)), ["solo-1", "more-1"], "as if killed after the first");
     let refused = site.decide(2).steps[0].refused.clone().unwrap().escalated.unwrap();
@@ -103,6 +111,31 @@ fn after_a_death_all_of_them_are_next_and_no_other() {
     }
     let plan = site.decide(3);
     assert_eq!((taken(&plan), reasons(&plan)), (vec![], vec![Reason::AwaitingEffect]));
+}
+
+#[test]
+fn between_the_cap_and_the_release_threshold_nothing_of_it_is_done_any_more() {
+    let mut site = site(3);
+    let plan = site.decide(0);
+    site.apply_status(&plan);
+    let within = [crate::ladder::condition("DataFresh", "True"), crate::ladder::condition("WithinCap", "True")];
+    site.status(&json!({"conditions": within, "currentPowerWatts": 990}));
+    assert_eq!(taken(&site.decide(1)), Vec::<&str>::new());
+}
+
+#[test]
+fn who_could_not_be_evicted_after_all_is_not_expected_to_free_anything() {
+    let mut site = site(3);
+    let plan = site.decide(0);
+    site.carry_out(&plan);
+    // Of three, two are gone; the third was not begun, and may not go any more.
+    site.change_pod("solo-1", &json!({"ending": true}));
+    site.budgets("more", &[0]);
+    site.status(&json!({"currentPowerWatts": 2890}));
+    let plan = site.decide(1);
+    let told = plan.reports[0].escalated.as_ref().unwrap();
+    let told: Vec<_> = told.deeds().map(|deed| deed.uid.as_str()).collect();
+    assert_eq!((told, reasons(&plan)), (vec!["uid-chat-1", "uid-solo-1"], vec![Reason::AwaitingEffect]));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use powercap_actuator::escalate::{
     apply::Writer,
+    ceilings::stored::Kind,
     decide::{Plan, Step, decide},
     metrics::Metrics,
     observation::Memory,
@@ -45,6 +46,18 @@ async fn nothing_is_evicted_in_a_namespace_that_went_away_with_its_policy() {
     assert!(plan.steps.is_empty() && plan.reports.is_empty(), "{plan:?}");
 }
 
+#[tokio::test]
+async fn nothing_is_evicted_for_a_policy_that_a_person_has_edited_since() {
+    let (cluster, step) = decided().await;
+    {
+        let mut world = cluster.world();
+        (world.policy["spec"]["mode"], world.policy["metadata"]["generation"]) = (json!("Off"), json!(2));
+        world.pass(1);
+    }
+    let (memory, written) = take(&cluster, &step).await;
+    assert!(!written && memory.done.is_empty() && cluster.world().effects.is_empty());
+}
+
 #[test]
 fn pods_that_end_with_their_namespace_are_no_victims_and_a_job_that_ends_is_not_resumed() {
     let mut site = Site::new();
@@ -52,7 +65,7 @@ fn pods_that_end_with_their_namespace_are_no_victims_and_a_job_that_ends_is_not_
         (1..=3).for_each(|pod| site.change_pod(&format!("{workload}-{pod}"), &json!({"ending": true})));
     }
     assert_eq!(site.decide(0).steps, []);
-    let mut site = Site::with_job();
+    let mut site = Site::with_job(Kind::Job);
     site.suspended();
     site.seen.policies.clear();
     assert_eq!(site.decide(0).steps.len(), 1, "it would be resumed");

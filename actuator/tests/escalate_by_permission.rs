@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use powercap_actuator::escalate::{
+    ceilings::stored::Kind,
     decide::{Step, What, decide},
-    observation::{JobFacts, Limits, Observation, PodFacts, PodName, SuspendedByUs},
+    observation::{JobFacts, Limits, ObjectName, Observation, PodFacts, PodName, SuspendedByUs},
 };
 use powercap_common::{
     api::{Deed, Mode, PendingAction, PowerCappingPolicy},
@@ -44,11 +45,12 @@ fn conditions() -> impl Strategy<Value = Value> {
 /// An action on a pod, or on a Job as a whole, that may be anybody's.
 fn pending() -> impl Strategy<Value = Value> {
     let action = prop_oneof![2 => Just("Evict"), 1 => select(ACTIONS.to_vec())];
-    (action, namespace(), 0..8_u8, 0..3_u8, any::<bool>()).prop_map(|(action, namespace, pod, app, job)| {
+    let job = proptest::option::of(select(Kind::JOBS.to_vec()));
+    (action, namespace(), 0..8_u8, 0..3_u8, job).prop_map(|(action, namespace, pod, app, job)| {
         let mut pending = json!({"action": action, "namespace": namespace, "freesWatts": 200,
                 "reason": "PowerAboveCap", "since": at(-1000),
-                "workload": if job { format!("Job/w{app}") } else { format!("Deployment/w{app}") }});
-        if !job {
+                "workload": format!("{}/w{app}", job.unwrap_or(Kind::Deployment).names().2)});
+        if job.is_none() {
             pending["pod"] = json!(format!("p{pod}"));
         }
         pending
@@ -81,7 +83,7 @@ fn policy() -> impl Strategy<Value = (Value, Vec<Value>, Option<Value>, Value)> 
 }
 
 fn pod() -> impl Strategy<Value = PodFacts> {
-    let kinds = select(vec!["ReplicaSet", "ReplicaSet", "ReplicaSet", "Job", "DaemonSet", "StatefulSet", "JobSet"]);
+    let kinds = select(vec!["ReplicaSet", "ReplicaSet", "Job", "JobSet", "PyTorchJob", "DaemonSet", "StatefulSet"]);
     (0..3_u8, proptest::option::weighted(0.9, kinds), prop::bool::weighted(0.9), prop::bool::weighted(0.05)).prop_map(
         |(app, kind, ready, ending)| PodFacts {
             labels: [("app".to_owned(), format!("w{app}"))].into(),
@@ -111,7 +113,7 @@ prop_compose! {
         domain in proptest::collection::vec(pending(), 0..12),
         domain_conditions in conditions(),
         pods in proptest::collection::vec((namespace(), pod()), 8),
-        jobs in proptest::collection::vec((namespace(), 0..3_u8, job()), 0..3),
+        jobs in proptest::collection::vec((select(Kind::JOBS.to_vec()), namespace(), 0..3_u8, job()), 0..4),
         minimum_replicas in 0..3_usize,
         for_a_policy in 1..4_usize,
         halted in prop::bool::weighted(0.1),
@@ -140,7 +142,9 @@ prop_compose! {
             policies: policies.collect(),
             domains: vec![Arc::new(serde_json::from_value(domain).unwrap())],
             pods: pods.collect(),
-            jobs: jobs.into_iter().map(|(namespace, app, job)| ((namespace.into(), format!("w{app}")), job)).collect(),
+            jobs: jobs.into_iter().map(|(kind, namespace, app, job)| {
+                (ObjectName { kind, namespace: namespace.into(), name: format!("w{app}") }, job)
+            }).collect(),
             halted: halted.then_some(Reason::LeaseExpired),
             limits: Limits { minimum_replicas, for_a_policy, in_a_namespace: 4, ..Limits::default() },
             ..Observation::default()
@@ -192,8 +196,8 @@ proptest! {
     #[test]
     fn only_a_job_that_we_suspended_is_resumed(seen in world()) {
         for step in decide(&seen, at(0).0).steps.iter().filter(|step| step.deed.undone) {
-            if let What::Resume { namespace, name } = &step.what {
-                let job = &seen.jobs[&(namespace.clone(), name.clone())];
+            if let What::Resume { job } = &step.what {
+                let job = &seen.jobs[job];
                 prop_assert!(job.suspended && job.suspended_by_us.is_some(), "{step:?}");
             }
         }
@@ -208,7 +212,9 @@ proptest! {
             prop_assert!(step.acts().count() <= seen.limits.for_a_policy, "{step:?}");
             let of = |what: &What| match what {
                 What::Evict(pod) => seen.pods[pod].controller.clone(),
-                What::Suspend { name, .. } => Some(Controller { kind: "Job".to_owned(), name: name.clone() }),
+                What::Suspend { job, .. } => {
+                    Some(Controller { kind: job.kind.names().2.to_owned(), name: job.name.clone() })
+                }
                 _ => None,
             };
             let whose: Vec<_> = step.acts().map(|(_, what)| of(what)).collect();

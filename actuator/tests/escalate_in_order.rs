@@ -1,6 +1,10 @@
 //! What lower clocks cannot do is done to workloads: in order, by permission, one step in hand, and back.
 
-use powercap_actuator::escalate::decide::What;
+use powercap_actuator::escalate::{
+    ceilings::stored::Kind,
+    decide::What,
+    observation::{JobFacts, Question},
+};
 use powercap_common::{api::Action, reason::Reason};
 use serde_json::json;
 
@@ -97,9 +101,12 @@ fn a_step_whose_fate_is_unknown_is_the_next_step_and_no_other() {
     let mut site = Site::new();
     let plan = site.decide(0);
     site.apply_status(&plan);
-    let again = site.decide(1);
+    assert_eq!(site.decide(0).steps[0].before, None, "it stands there");
+    let again = site.decide(100);
     assert_eq!(crate::ladder::evicted(&again), ["chat-1"], "as if killed between the status and the eviction");
-    assert_eq!(again.steps[0].before, None, "it stands there");
+    let told = again.steps[0].before.as_ref().unwrap().escalated.as_ref().unwrap();
+    let last = told.last.as_ref().map(|deed| deed.uid.as_str());
+    assert_eq!((last, &told.last_action), (Some("uid-chat-1"), &Some(at(100))), "and is given its time from now on");
     site.change_pod("chat-1", &json!({"ending": true}));
     let plan = site.decide(2);
     assert_eq!((plan.steps.len(), reasons(&plan)), (0, vec![Reason::AwaitingEffect]), "as if killed after it");
@@ -140,6 +147,21 @@ fn steps_that_bring_power_down_follow_one_another() {
 }
 
 #[test]
+fn two_policies_do_not_take_two_pods_of_one_workload_in_one_turn() {
+    let mut site = Site::new();
+    let mut other = json!(*site.seen.policies[0]);
+    (other["metadata"]["name"], other["metadata"]["uid"]) = (json!("other"), json!("uid-other"));
+    other["status"]["pendingActions"].as_array_mut().unwrap().truncate(1);
+    other["status"]["pendingActions"][0]["pod"] = json!("chat-2");
+    site.seen.policies.push(std::sync::Arc::new(serde_json::from_value(other).unwrap()));
+    let plan = site.decide(0);
+    assert_eq!(
+        (crate::ladder::evicted(&plan), reasons(&plan)),
+        (vec!["chat-1".to_owned()], vec![Reason::ReplacementPending])
+    );
+}
+
+#[test]
 fn a_rung_on_which_nothing_is_left_is_exhausted_since_then() {
     let mut site = Site::new();
     for pod in ["chat-1", "solo-1", "more-1", "last-1"] {
@@ -162,20 +184,38 @@ fn no_more_than_so_much_is_in_hand_in_a_namespace() {
 
 #[test]
 fn a_job_is_suspended_as_a_whole_unless_a_budget_selects_a_rank_and_resumed_when_there_are_watts() {
-    let mut site = Site::with_job();
-    let plan = site.decide(0);
-    assert!(matches!(&plan.steps[0].what, What::Suspend { name, .. } if name == "train"));
-    site.budgets("train", &[9]);
-    assert_eq!(site.decide(0).steps, []);
-    site.suspended();
-    site.status(&json!({"pendingActions": [], "currentPowerWatts": 800}));
-    assert_eq!(site.decide(100).steps, [], "800 W and the job's 200 W are above 850 W");
-    site.status(&json!({"currentPowerWatts": 600}));
-    let plan = site.decide(101);
-    assert!(matches!(&plan.steps[0].what, What::Resume { name, .. } if name == "train"));
-    assert!(plan.steps[0].deed.undone);
-    site.seen.policies.clear();
-    assert_eq!(site.decide(102).steps.len(), 1, "nobody asks for it any more");
+    for kind in Kind::JOBS {
+        let mut site = Site::with_job(kind);
+        let job = site.seen.jobs.keys().next().unwrap().clone();
+        let plan = site.decide(0);
+        assert!(matches!(&plan.steps[0].what, What::Suspend { job: this, .. } if *this == job), "{kind:?}");
+        site.budgets("train", &[9]);
+        assert_eq!(site.decide(0).steps, [], "{kind:?}");
+        site.suspended();
+        site.status(&json!({"pendingActions": [], "currentPowerWatts": 800}));
+        assert_eq!(site.decide(100).steps, [], "800 W and the job's 200 W are above 850 W");
+        site.status(&json!({"currentPowerWatts": 600}));
+        let plan = site.decide(101);
+        assert!(matches!(&plan.steps[0].what, What::Resume { job: this } if *this == job), "{kind:?}");
+        assert!(plan.steps[0].deed.undone);
+        site.seen.policies.clear();
+        assert_eq!(site.decide(102).steps.len(), 1, "nobody asks for it any more");
+    }
+}
+
+#[test]
+fn a_job_of_a_kind_that_is_not_kubernetes_own_is_asked_for_before_it_is_suspended() {
+    for kind in [Kind::JobSet, Kind::PyTorchJob] {
+        let mut site = Site::with_job(kind);
+        let (job, facts) = site.seen.jobs.pop_first().unwrap();
+        let plan = site.decide(0);
+        assert_eq!((plan.steps.len(), plan.questions), (0, vec![Question::Object(job.clone())]), "{kind:?}");
+        site.seen.jobs.insert(job.clone(), JobFacts { controlled: true, ..facts });
+        assert_eq!(site.decide(0).held[0].reason, Reason::NeverEvicted, "{kind:?} that another resumes");
+        site.seen.jobs.clear();
+        site.seen.pods.clear();
+        assert!(site.decide(0).steps.is_empty(), "{kind:?} is gone with its ranks");
+    }
 }
 
 #[test]

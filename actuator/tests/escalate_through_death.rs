@@ -91,7 +91,8 @@ async fn undisturbed(at_once: usize) -> usize {
     cluster.writes()
 }
 
-async fn killed(fault: Fault, at_once: usize) {
+/// Killed by this, and so many seconds until the next leads.
+async fn killed(fault: Fault, at_once: usize, gap: i64) {
     let cluster = Cluster::serve(World::new()).await;
     cluster.strike(fault);
     let mut first = Leader::new(&cluster, at_once);
@@ -100,8 +101,9 @@ async fn killed(fault: Fault, at_once: usize) {
         () = cluster.struck() => {}
     }
     drop(first);
+    cluster.world().pass(gap);
     Leader::new(&cluster, at_once).turns(TURNS).await;
-    assert_same_end(&cluster, at_once, &format!("{fault:?}, {at_once} at once"));
+    assert_same_end(&cluster, at_once, &format!("{fault:?}, {at_once} at once, {gap} s until the next"));
 }
 
 #[tokio::test]
@@ -111,9 +113,18 @@ async fn whoever_leads_after_a_death_at_any_write_comes_to_the_same_end_and_evic
         let writes = undisturbed(at_once).await;
         assert!(writes > least, "only {writes} writes");
         for number in 1..=writes {
-            killed(Fault::After(number), at_once).await;
-            killed(Fault::Before(number), at_once).await;
+            killed(Fault::After(number), at_once, 0).await;
+            killed(Fault::Before(number), at_once, 0).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_long_after_it_was_told_is_given_its_time_all_the_same() {
+    powercap_process::install_tls_provider();
+    for number in 1..=undisturbed(1).await {
+        killed(Fault::After(number), 1, 4 * SETTLE).await;
+        killed(Fault::Before(number), 1, 4 * SETTLE).await;
     }
 }
 
@@ -214,7 +225,7 @@ async fn no_answer_ends_a_step_and_what_was_not_begun_is_next() {
     assert_eq!((told(&cluster), cluster.writes()), (THREE.map(str::to_owned).to_vec(), 2));
     leader.turn().await;
     assert_eq!(done(&cluster), ["Job/train", "uid-more-1"], "the first is left alone for a while");
-    assert_eq!(cluster.writes(), 4, "they stood in status");
+    assert_eq!(cluster.writes(), 4, "they stood in status since this second");
 }
 
 #[tokio::test]

@@ -45,12 +45,16 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
 /// A step takes less, whatever is answered.
 const MOST: Duration = Duration::from_secs(5);
 
+/// As an API server says it.
+const SEVERAL_BUDGETS: &str =
+    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+
 /// What is remembered of the victim after the step, and what was asked.
-async fn step(code: u16, cause: Option<&str>) -> (Memory, Vec<(String, Value)>) {
+async fn step(code: u16, cause: Option<&str>, message: &str) -> (Memory, Vec<(String, Value)>) {
     let mut took = Vec::new();
     // A busy machine may be late, but not each time.
     while took.len() < 3 {
-        let (memory, asked, time) = timed_step(code, cause).await;
+        let (memory, asked, time) = timed_step(code, cause, message).await;
         if time < MOST {
             return (memory, asked);
         }
@@ -60,9 +64,9 @@ async fn step(code: u16, cause: Option<&str>) -> (Memory, Vec<(String, Value)>) 
 }
 
 /// Likewise, and how long it took.
-async fn timed_step(code: u16, cause: Option<&str>) -> (Memory, Vec<(String, Value)>, Duration) {
+async fn timed_step(code: u16, cause: Option<&str>, message: &str) -> (Memory, Vec<(String, Value)>, Duration) {
     let causes: Vec<_> = cause.map(|reason| json!({"reason": reason, "message": ""})).into_iter().collect();
-    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": code, "message": "", "reason": "",
+    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": code, "message": message, "reason": "",
         "status": if code < 300 { "Success" } else { "Failure" }, "details": {"causes": causes}});
     let server = Server { code, body, asked: Arc::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,7 +90,7 @@ async fn timed_step(code: u16, cause: Option<&str>) -> (Memory, Vec<(String, Val
 #[tokio::test]
 async fn an_eviction_is_asked_for_once_by_uid_and_stands_in_status_before() {
     powercap_process::install_tls_provider();
-    let (memory, asked) = step(201, None).await;
+    let (memory, asked) = step(201, None, "").await;
     assert!(memory.done.contains("uid-chat-1"));
     let at = |what: &str| asked.iter().position(|(asked, _)| asked.ends_with(what)).unwrap();
     let evictions: Vec<_> = asked.iter().filter(|(asked, _)| asked.ends_with("/eviction")).collect();
@@ -100,27 +104,37 @@ async fn an_eviction_is_asked_for_once_by_uid_and_stands_in_status_before() {
 #[tokio::test]
 async fn each_answer_is_understood() {
     powercap_process::install_tls_provider();
-    for (code, cause, left_alone) in [
-        (404, None, None),
-        (409, None, None),
-        (429, Some("DisruptionBudget"), Some(Reason::DisruptionForbidden)),
-        (500, None, Some(Reason::SeveralBudgets)),
-        (403, None, Some(Reason::RefusedForNow)),
-        (503, None, Some(Reason::RefusedForNow)),
+    for (code, cause, message, left_alone) in [
+        (404, None, "", None),
+        (409, None, "", None),
+        (429, Some("DisruptionBudget"), "", Some(Reason::DisruptionForbidden)),
+        (500, None, SEVERAL_BUDGETS, Some(Reason::SeveralBudgets)),
+        (403, None, "", Some(Reason::RefusedForNow)),
+        (500, None, "etcdserver: request timed out", Some(Reason::RefusedForNow)),
+        (503, None, "", Some(Reason::RefusedForNow)),
     ] {
-        let (memory, asked) = step(code, cause).await;
+        let (memory, asked) = step(code, cause, message).await;
         assert_eq!(memory.left_alone.get("uid-chat-1").map(|(_, reason)| *reason), left_alone, "{code}");
         assert_eq!(memory.done.contains("uid-chat-1"), left_alone.is_none(), "{code}");
         assert_eq!(asked.iter().filter(|(asked, _)| asked.ends_with("/eviction")).count(), 1, "{code}: never twice");
     }
-    let (memory, _) = step(429, None).await;
+    let (memory, _) = step(429, None, "").await;
     assert!(memory.patience_until.is_some() && memory.left_alone.is_empty());
+}
+
+#[tokio::test]
+async fn what_an_error_of_the_server_may_have_done_stands_in_status() {
+    powercap_process::install_tls_provider();
+    for (code, message, statuses) in [(500, "etcdserver: request timed out", 1), (500, SEVERAL_BUDGETS, 2)] {
+        let (_, asked) = step(code, None, message).await;
+        assert_eq!(asked.iter().filter(|(asked, _)| asked.starts_with("PATCH")).count(), statuses, "{message}");
+    }
 }
 
 #[tokio::test]
 async fn no_answer_is_waited_for_less_than_five_seconds_and_looked_at_again() {
     powercap_process::install_tls_provider();
-    let (memory, asked) = step(0, None).await;
+    let (memory, asked) = step(0, None, "").await;
     assert!(memory.left_alone.contains_key("uid-chat-1") && !memory.done.contains("uid-chat-1"));
     let statuses = asked.iter().filter(|(asked, _)| asked.starts_with("PATCH"));
     assert_eq!(statuses.count(), 1, "what may have been done stands in status");

@@ -72,9 +72,10 @@ pub fn served_by_kserve(labels: &Labels) -> Option<Controller> {
     Some(Controller { kind: kind.to_owned(), name: name?.to_owned() })
 }
 
+/// The label by which a JobSet names itself on pods of its Jobs.
+pub const JOB_SET: &str = "jobset.sigs.k8s.io/jobset-name";
 /// Labels by which owners beyond a pod's controller name themselves on it.
-const OUTERMOST: [(&str, &str); 2] =
-    [("jobset.sigs.k8s.io/jobset-name", "JobSet"), ("leaderworkerset.sigs.k8s.io/name", "LeaderWorkerSet")];
+const OUTERMOST: [(&str, &str); 2] = [(JOB_SET, "JobSet"), ("leaderworkerset.sigs.k8s.io/name", "LeaderWorkerSet")];
 
 /// The outermost workload that is known to own a pod; none of a pod that nothing controls.
 #[must_use]

@@ -20,6 +20,7 @@ mod admit_pods;
 mod admit_watts_only;
 mod definitions;
 mod escalate_evict;
+mod escalate_jobs;
 mod escalate_kserve;
 mod escalate_migrate;
 mod escalate_scale;

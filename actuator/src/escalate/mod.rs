@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod migrate;
 pub mod observation;
 pub mod observe;
+pub mod suspend;
 
 use std::{sync::Arc, time::Duration};
 
@@ -160,6 +161,7 @@ impl Turns {
         }
         let mut seen = self.observer.observe(&self.memory, self.limits);
         seen.ceilings = self.surroundings.known();
+        seen.jobs.extend(suspend::jobs(&seen.ceilings));
         let plan = decide(&seen, Timestamp::now());
         self.metrics.decided(&seen, &plan);
         // What is done is forgotten with the objects.

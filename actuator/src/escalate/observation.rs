@@ -34,8 +34,8 @@ pub struct Observation {
     pub pods: BTreeMap<PodName, Arc<PodFacts>>,
     /// PodDisruptionBudgets.
     pub budgets: BTreeMap<String, Vec<Budget>>,
-    /// Jobs, by namespace and name.
-    pub jobs: BTreeMap<(String, String), JobFacts>,
+    /// Jobs: all of Kubernetes' own; of the other kinds those that were asked for, and those that we suspended.
+    pub jobs: BTreeMap<ObjectName, JobFacts>,
     /// What bounds workloads, as far as it was asked for.
     pub ceilings: Ceilings,
     /// Nodes, by their names.
@@ -96,7 +96,7 @@ pub struct PodFacts {
 pub struct Ceilings {
     /// By namespace and workload, `Kind/name`; none where there is no such workload.
     pub sites: BTreeMap<(String, String), Option<Arc<Site>>>,
-    /// Single objects: those with a ceiling of ours, and pods.
+    /// Single objects: those with a ceiling of ours, pods, and jobs of kinds that are not Kubernetes' own.
     pub objects: BTreeMap<ObjectName, Arc<Stored>>,
     /// VerticalPodAutoscalers, by namespace.
     pub vpas: BTreeMap<String, Arc<Vec<serde_json::Value>>>,
@@ -143,16 +143,16 @@ pub struct Budget {
     pub allowed: i32,
 }
 
-/// A Job.
+/// A job of any kind of [`Kind::JOBS`].
 #[derive(Clone, Debug, Default)]
 pub struct JobFacts {
-    /// Which Job of this name it is.
+    /// Which job of this name it is.
     pub uid: String,
     /// Its pods are not to run.
     pub suspended: bool,
     /// It is ended, or being deleted.
     pub ended: bool,
-    /// Something of its own controls it, which would undo what is done to it.
+    /// Something else says when it runs, its controller or Kueue, and would undo what is done to it.
     pub controlled: bool,
     /// What stands on it when we suspended it.
     pub suspended_by_us: Option<SuspendedByUs>,
@@ -162,7 +162,7 @@ pub struct JobFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SuspendedByUs {
-    /// The policy of the Job's namespace whose ladder it was.
+    /// The policy of the job's namespace whose ladder it was.
     pub policy: String,
     /// The domain that it was done for; absent where it was for the policy's own cap.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,6 +236,12 @@ impl ObjectName {
     pub fn of(object: &Stored) -> Self {
         Self { kind: object.kind, namespace: object.namespace().to_owned(), name: object.name().to_owned() }
     }
+
+    /// Kind and name, as pending actions name a workload.
+    #[must_use]
+    pub fn workload(&self) -> String {
+        format!("{}/{}", self.kind.names().2, self.name)
+    }
 }
 
 impl PodFacts {
@@ -246,7 +252,7 @@ impl PodFacts {
         if controller.kind == kind {
             return controller.name == name;
         }
-        if ["InferenceService", "LLMInferenceService"].contains(&kind) {
+        if ["InferenceService", "LLMInferenceService", "JobSet"].contains(&kind) {
             let owner = target::outermost(Some(controller), &self.labels);
             return owner.is_some_and(|owner| (owner.kind.as_str(), owner.name.as_str()) == (kind, name));
         }

@@ -66,12 +66,17 @@ fn write(cluster: &Cluster, path: &str, body: &Value) -> Result<Value, u16> {
     }
 }
 
+/// As an API server says it.
+const SEVERAL_BUDGETS: &str =
+    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+
 fn respond(result: Result<Value, u16>) -> Response {
     match result {
         Ok(object) => Json(object).into_response(),
         Err(code) => {
+            let message = if code == 500 { SEVERAL_BUDGETS } else { "" };
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "code": code, "message": "", "reason": ""});
+                "code": code, "message": message, "reason": ""});
             (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
         }
     }

@@ -4,10 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use powercap_actuator::escalate::{
+    ceilings::stored::Kind,
     decide::{Plan, What, decide},
-    observation::{Budget, JobFacts, Observation, PodFacts, PodName, SuspendedByUs},
+    observation::{Budget, JobFacts, ObjectName, Observation, PodFacts, PodName, SuspendedByUs},
 };
-use powercap_common::{api::PowerCappingPolicy, condition, reason::Reason, selector::Selector, target::Controller};
+use powercap_common::{
+    api::PowerCappingPolicy,
+    condition,
+    reason::Reason,
+    selector::Selector,
+    target::{Controller, JOB_SET},
+};
 use serde_json::{Value, json};
 
 /// A time, in seconds after the beginning.
@@ -58,16 +65,20 @@ impl Site {
         site
     }
 
-    /// A Job of two ranks.
-    pub fn with_job() -> Self {
+    /// A job of two ranks.
+    pub fn with_job(kind: Kind) -> Self {
         let mut site = Self { seen: Observation::default() };
         for number in 1..=2 {
-            let (name, facts) = pod(&format!("train-{number}"), "Job", "train");
+            let (name, mut facts) = pod(&format!("train-{number}"), kind.names().2, "train");
+            if kind == Kind::JobSet {
+                facts.controller = Some(Controller { kind: "Job".into(), name: format!("train-{number}") });
+                facts.labels.insert(JOB_SET.into(), "train".into());
+            }
             site.seen.pods.insert(name, Arc::new(facts));
         }
-        let facts = JobFacts { uid: "uid-train".into(), ..JobFacts::default() };
-        site.seen.jobs.insert(("llm".into(), "train".into()), facts);
-        site.policy(&json!([pending("Job/train", None)]));
+        let name = ObjectName { kind, namespace: "llm".into(), name: "train".into() };
+        site.policy(&json!([pending(&name.workload(), None)]));
+        site.seen.jobs.insert(name, JobFacts { uid: "uid-train".into(), ..JobFacts::default() });
         site
     }
 

@@ -59,6 +59,12 @@ pub const KSERVE_LLM: Definitions = Definitions {
     kinds: &["llminferenceservices.serving.kserve.io"],
 };
 
+pub const KUBEFLOW: Definitions = Definitions {
+    module: "github.com/kubeflow/training-operator@v1.8.1",
+    folder: "manifests/base/crds",
+    kinds: &["pytorchjobs.kubeflow.org"],
+};
+
 impl Definitions {
     /// The file of each kind, named `GROUP_PLURAL.yaml` by all makers.
     pub fn files(&self) -> Vec<PathBuf> {

@@ -6,11 +6,11 @@
 //! | 404, 409 | that object is gone | the same |
 //! | 429 of a budget | not now | the next victim; this one again in ten seconds |
 //! | 429 of anything else | the server asks for patience | nothing for ten seconds |
-//! | 500 | two budgets select the pod | the next victim; this one again in ten minutes |
+//! | 500 of budgets | two of them select the pod | the next victim; this one again in ten minutes |
 //! | other refusals | | this one again in a minute |
 //! | a ceiling's 404 or 409 | it is no longer as it was decided on | looked at again in a second |
 //! | a ceiling's other refusals | | the next victim or rung; this one again in a minute |
-//! | none | nobody knows | looked at again in five seconds, before anything else |
+//! | another 5xx, or none | nobody knows | looked at again in five seconds, before anything else |
 
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ const BUDGET_AGAIN: Duration = Duration::from_secs(10);
 const BUDGETS_AGAIN: Duration = Duration::from_secs(600);
 const OTHERWISE_AGAIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How the API server says it; no other field tells.
+const SEVERAL_BUDGETS: &str = "more than one PodDisruptionBudget";
 const CHANGED_AGAIN: Duration = Duration::from_secs(1);
 
 /// What became of a step.
@@ -61,8 +63,8 @@ impl Fate {
                 let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
                 Self::Patience(PATIENCE.max(Duration::from_secs(asked.into())).min(BUDGETS_AGAIN))
             }
-            500 => Self::Refused(Reason::SeveralBudgets),
-            501..=599 => Self::Unknown,
+            500 if status.message.contains(SEVERAL_BUDGETS) => Self::Refused(Reason::SeveralBudgets),
+            500..=599 => Self::Unknown,
             _ => Self::Other,
         }
     }

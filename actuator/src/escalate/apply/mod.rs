@@ -21,14 +21,13 @@ use std::{
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{
-    api::{batch::v1::Job, core::v1::Pod, policy::v1::Eviction},
+    api::{core::v1::Pod, policy::v1::Eviction},
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status, Time},
     jiff::Timestamp,
 };
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
-    core::PartialObjectMeta,
 };
 use powercap_common::{
     api::{Deed, GROUP, PowerCappingPolicy},
@@ -47,8 +46,8 @@ use super::{
     },
     metrics::Metrics,
     migrate::{self, facts::Move},
-    observation::{Memory, PodName, SuspendedByUs},
-    observe::objects::SUSPENDED,
+    observation::{Memory, ObjectName, PodName, SuspendedByUs},
+    suspend,
 };
 
 /// Our name as a field manager.
@@ -176,8 +175,8 @@ impl Writer {
             match what {
                 What::Ceiling(_) => Ok(()),
                 What::Evict(pod) => self.evict(pod, &deed.uid).await,
-                What::Suspend { namespace, name, mark } => self.suspend(namespace, name, &deed.uid, Some(mark)).await,
-                What::Resume { namespace, name } => self.suspend(namespace, name, &deed.uid, None).await,
+                What::Suspend { job, mark } => self.suspend(job, &deed.uid, Some(mark)).await,
+                What::Resume { job } => self.suspend(job, &deed.uid, None).await,
                 What::Migrate(made) => migrate::apply::make(&self.client, &self.instance, made).await,
             }
         };
@@ -221,16 +220,11 @@ impl Writer {
         pods.create_subresource::<_, Status>("eviction", &pod.name, &params, &eviction).await.map(|_| ())
     }
 
-    /// The UID in the patch makes the API server refuse another Job of this name.
-    async fn suspend(&self, namespace: &str, name: &str, uid: &str, mark: Option<&SuspendedByUs>) -> kube::Result<()> {
-        let jobs: Api<PartialObjectMeta<Job>> = Api::namespaced(self.client.clone(), namespace);
-        let suspended = mark.map(serde_json::to_string).transpose().map_err(kube::Error::SerdeError)?;
-        let patch = json!({
-            "metadata": {"uid": uid, "annotations": {SUSPENDED: suspended}},
-            "spec": {"suspend": mark.is_some()},
-        });
+    async fn suspend(&self, job: &ObjectName, uid: &str, mark: Option<&SuspendedByUs>) -> kube::Result<()> {
+        let patch = suspend::patch(job.kind, uid, mark).map_err(kube::Error::SerdeError)?;
+        let jobs = ceilings::observe::api(&self.client, job.kind, &job.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        jobs.patch(name, &params, &Patch::Merge(&patch)).await.map(|_| ())
+        jobs.patch(&job.name, &params, &Patch::Merge(&patch)).await.map(|_| ())
     }
 
     /// Says on a policy how far it is. None where that is not known to have arrived.
@@ -257,11 +251,14 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 409 => kube::Error::Api(status),
             other => return other,
         };
-        // The recommender writes there too, of which nothing here depends; what another leader wrote voids the report.
+        // What the recommender writes is decided on anew in a second; what a person or another leader wrote voids the
+        // report.
         let now = api.get(&report.policy.name).await?;
-        let escalated =
-            |policy: &PowerCappingPolicy| policy.status.as_ref().and_then(|status| status.escalated.clone());
-        if escalated(&now) == escalated(&report.seen) { self.write(api, report, &now).await } else { Err(conflict) }
+        let stands = |policy: &PowerCappingPolicy| {
+            let escalated = policy.status.as_ref().and_then(|status| status.escalated.clone());
+            (policy.metadata.generation, escalated)
+        };
+        if stands(&now) == stands(&report.seen) { self.write(api, report, &now).await } else { Err(conflict) }
     }
 
     /// Over this version of the policy, and no other.

@@ -73,7 +73,7 @@ pub fn dials(object: &Stored) -> Vec<&'static Dial> {
         Kind::HorizontalPodAutoscaler => vec![&HORIZONTAL],
         Kind::ScaledObject => vec![&KEDA],
         Kind::InferenceService => vec![&PREDICTOR],
-        Kind::Pod => Vec::new(),
+        Kind::Pod | Kind::Job | Kind::JobSet | Kind::PyTorchJob => Vec::new(),
         Kind::LlmInferenceService => {
             let is_scaled = |pointer: &str| object.at(pointer).is_object();
             let main = if is_scaled("/spec/scaling") { &SCALED } else { &PLAIN };

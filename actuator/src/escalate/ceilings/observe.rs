@@ -18,6 +18,7 @@ use super::{
     memory::Memory,
     stored::{Kind, Stored},
 };
+use crate::escalate::suspend;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lists are read in pages of so many.
@@ -63,7 +64,8 @@ pub async fn site(client: &Client, namespace: &str, workload: &str) -> Result<Op
     Ok(Some(Site { object, made, autoscalers, copied }))
 }
 
-/// All objects that bound replicas with a ceiling of ours on them: what a new leader begins with.
+/// All objects that bound replicas with a ceiling of ours on them, and jobs that we suspended, but for Kubernetes' own:
+/// what a new leader begins with.
 ///
 /// # Errors
 /// See [`ObserveError`].
@@ -71,6 +73,9 @@ pub async fn held(client: &Client) -> Result<Vec<Stored>, ObserveError> {
     let mut held = Vec::new();
     for kind in Kind::ALL {
         held.extend(list(client, kind, None, "", |object| Memory::on(object).is_some()).await?);
+    }
+    for kind in Kind::JOBS.into_iter().filter(|kind| *kind != Kind::Job) {
+        held.extend(list(client, kind, None, "", suspend::is_marked).await?);
     }
     Ok(held)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Kinds that bound replicas, or have them.
+/// Kinds that bound replicas, or have them, and those that are suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A Deployment.
@@ -19,6 +19,12 @@ pub enum Kind {
     LlmInferenceService,
     /// One pod, whose CPU limits are its own.
     Pod,
+    /// Kubernetes' own Job.
+    Job,
+    /// Jobs that begin and end together.
+    JobSet,
+    /// Kubeflow's job of PyTorch.
+    PyTorchJob,
 }
 
 impl Kind {
@@ -32,6 +38,9 @@ impl Kind {
         Self::LlmInferenceService,
     ];
 
+    /// All whose pods are ranks of one job, and that a `suspend` of theirs stops.
+    pub const JOBS: [Self; 3] = [Self::Job, Self::JobSet, Self::PyTorchJob];
+
     /// Group, version and kind.
     #[must_use]
     pub const fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -43,6 +52,9 @@ impl Kind {
             Self::InferenceService => ("serving.kserve.io", "v1beta1", "InferenceService"),
             Self::LlmInferenceService => ("serving.kserve.io", "v1alpha2", "LLMInferenceService"),
             Self::Pod => ("", "v1", "Pod"),
+            Self::Job => ("batch", "v1", "Job"),
+            Self::JobSet => ("jobset.x-k8s.io", "v1alpha2", "JobSet"),
+            Self::PyTorchJob => ("kubeflow.org", "v1", "PyTorchJob"),
         }
     }
 
@@ -51,6 +63,12 @@ impl Kind {
     pub fn of_workload(kind: &str) -> Option<Self> {
         let scaled = |known: &Self| !matches!(known, Self::HorizontalPodAutoscaler | Self::ScaledObject);
         Self::ALL.into_iter().filter(scaled).find(|known| known.names().2 == kind)
+    }
+
+    /// The kind of a job, as pending actions name it; none of what is none.
+    #[must_use]
+    pub fn of_job(kind: &str) -> Option<Self> {
+        Self::JOBS.into_iter().find(|known| known.names().2 == kind)
     }
 }
 

@@ -42,8 +42,10 @@ impl Standing<'_> {
 }
 
 fn are_apart(seen: &Observation, one: &Victim<'_>, other: &Victim<'_>) -> bool {
+    let (one_of, other_of) = (&one.need.action.workload, &other.need.action.workload);
     let whose = controller(seen, one);
-    one.uid != other.uid && (whose.is_none() || whose != controller(seen, other))
+    // A Deployment that is rolled out has pods of two ReplicaSets.
+    one.uid != other.uid && one_of != other_of && (whose.is_none() || whose != controller(seen, other))
 }
 
 /// Whose replica it is: kind and name.
@@ -53,7 +55,7 @@ fn controller<'v>(seen: &'v Observation, victim: &'v Victim<'_>) -> Option<(&'v 
             let controller = seen.pods.get(pod)?.controller.as_ref()?;
             Some((&controller.kind, &controller.name))
         }
-        What::Suspend { name, .. } => Some(("Job", name)),
+        What::Suspend { job, .. } => Some((job.kind.names().2, &job.name)),
         _ => None,
     }
 }

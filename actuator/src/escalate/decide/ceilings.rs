@@ -72,7 +72,7 @@ impl Ceiling {
     }
 }
 
-/// What must be known for these needs: of freezes, and of the rung that is due.
+/// What must be known for these needs: of freezes, and of the rung that is due. Of Jobs all are known.
 pub(super) fn questions(needs: &[Need<'_>], due: Option<Action>) -> impl Iterator<Item = Question> {
     let now = needs
         .iter()
@@ -87,6 +87,12 @@ pub(super) fn questions(needs: &[Need<'_>], due: Option<Action>) -> impl Iterato
             (Action::Resize, Some(pod)) => {
                 let pod = ObjectName { kind: Kind::Pod, namespace: namespace.clone(), name: pod.clone() };
                 vec![Question::Vpas(namespace), Question::Object(pod)]
+            }
+            (Action::Evict, None) => {
+                let (kind, name) = pending.workload.split_once('/').unwrap_or_default();
+                let kind = Kind::of_job(kind).filter(|kind| *kind != Kind::Job);
+                let object = kind.map(|kind| ObjectName { kind, namespace, name: name.to_owned() });
+                object.map(Question::Object).into_iter().collect()
             }
             _ => Vec::new(),
         }

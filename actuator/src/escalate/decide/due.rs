@@ -30,7 +30,7 @@ pub(super) fn due(
 }
 
 /// Between the cap and the release threshold a need stands so that it does not flutter: it asks for nothing more.
-fn is_above(object: &PowerCappingPolicy, need: &Need<'_>) -> bool {
+pub(super) fn is_above(object: &PowerCappingPolicy, need: &Need<'_>) -> bool {
     let conditions = match need.domain {
         Some(domain) => domain.status.as_ref().map(|status| &status.conditions),
         None => object.status.as_ref().map(|status| &status.conditions),

@@ -8,15 +8,16 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use powercap_common::{api::PowerCappingPolicy, policy::Policy, reason::Reason, target::Controller};
 
 use super::{Context, Hold, What, groups, jobs, needs::Need};
-use crate::escalate::observation::{PodFacts, PodName};
+use crate::escalate::{
+    ceilings::stored::Kind,
+    observation::{ObjectName, PodFacts, PodName},
+};
 
 /// Where the cluster's own pods are.
 const CLUSTERS_OWN: &str = "kube-system";
 /// As long as a Deployment by default waits for its own progress; a pod that is not ready by then, or has not ended,
 /// may never be.
 const REPLACED_WITHIN: SignedDuration = SignedDuration::from_mins(10);
-/// Kinds whose pods are ranks of one job: to evict one is to stop all.
-const SETS: [&str; 2] = ["JobSet", "PyTorchJob"];
 
 /// What is to be done for a pending eviction, and to which object.
 pub(super) fn due(
@@ -26,10 +27,14 @@ pub(super) fn due(
     need: &Need<'_>,
 ) -> Result<(What, String), Hold> {
     match need.action.workload.split_once('/') {
-        Some(("Job", job)) => return jobs::due(context, object, policy, need, job),
         Some((groups::KIND, set)) => return groups::due(context, (object, policy), need, set),
-        Some((kind, _)) if SETS.contains(&kind) => return Err(Hold::Barred(Reason::NeverEvicted)),
-        _ => {}
+        Some((kind, job)) => {
+            if let Some(kind) = Kind::of_job(kind) {
+                let name = ObjectName { kind, namespace: need.action.namespace.clone(), name: job.to_owned() };
+                return jobs::due(context, (object, policy), need, name);
+            }
+        }
+        None => {}
     }
     let Some(pod) = &need.action.pod else { return Err(Hold::Barred(Reason::NeverEvicted)) };
     let name = PodName { namespace: need.action.namespace.clone(), name: pod.clone() };
@@ -44,7 +49,7 @@ pub(super) fn may_go<'a>(
     name: &PodName,
 ) -> Result<&'a PodFacts, Hold> {
     let Some(pod) = context.seen.pods.get(name) else { return Err(Hold::Done) };
-    if pod.ending || context.seen.memory.done.contains(&pod.uid) {
+    if pod.ending || context.is_done(&pod.uid) {
         return Err(Hold::Done);
     }
     let controller = ever(whose, &name.namespace, pod).map_err(Hold::Barred)?;
@@ -99,9 +104,9 @@ pub(super) fn left_alone(context: &Context<'_>, uid: &str) -> Result<(), Hold> {
 
 /// Whether the pod's workload has all its replicas, ready and not of this moment, and enough of them.
 fn whole(context: &Context<'_>, name: &PodName, controller: &Controller) -> Result<(), Hold> {
-    let (limits, done) = (&context.seen.limits, &context.seen.memory.done);
+    let limits = &context.seen.limits;
     let pods = context.workloads().pods(&name.namespace, controller);
-    let staying = || pods.iter().filter(|pod| !pod.ending && !done.contains(&pod.uid));
+    let staying = || pods.iter().filter(|pod| !pod.ending && !context.is_done(&pod.uid));
     if staying().count() < limits.minimum_replicas {
         return Err(Hold::Barred(Reason::TooFewReplicas));
     }

@@ -28,7 +28,7 @@ mod resume;
 mod undo;
 mod workloads;
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -46,7 +46,7 @@ use self::{
 };
 use super::{
     migrate::facts::Move,
-    observation::{Observation, PodName, Question, SuspendedByUs},
+    observation::{ObjectName, Observation, PodName, Question, SuspendedByUs},
 };
 
 /// What is done, and what is said of it.
@@ -100,21 +100,17 @@ impl Step {
 pub enum What {
     /// By the Eviction API, this very pod.
     Evict(PodName),
-    /// `spec.suspend`, with a mark to know it by.
+    /// `suspend` of a job, with a mark to know it by.
     Suspend {
-        /// The Job's namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
+        /// The job.
+        job: ObjectName,
         /// The mark.
         mark: SuspendedByUs,
     },
     /// The reverse of it.
     Resume {
-        /// The Job's namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
+        /// The job.
+        job: ObjectName,
     },
     /// A patch of the object that bounds a workload, or of a pod: up or down.
     Ceiling(Ceiling),
@@ -130,6 +126,11 @@ impl What {
             Self::Ceiling(ceiling) => Some(ceiling.says()),
             _ => None,
         }
+    }
+
+    /// Whether pods go by it.
+    const fn takes(&self) -> bool {
+        matches!(self, Self::Evict(_) | Self::Suspend { .. })
     }
 
     /// Why it is done.
@@ -212,10 +213,17 @@ struct Context<'a> {
     /// What has a ceiling of ours.
     held: Vec<Ceilinged<'a>>,
     rooms: OnceCell<migrate::Rooms<'a>>,
+    /// Objects, by their UID, that steps of this turn take.
+    taken: BTreeSet<String>,
     now: Timestamp,
 }
 
 impl<'a> Context<'a> {
+    /// Whether an object is gone, or goes in this turn.
+    fn is_done(&self, uid: &str) -> bool {
+        self.seen.memory.done.contains(uid) || self.taken.contains(uid)
+    }
+
     /// Pods by their controllers: gathered when the first asks, since most are passed over for other reasons.
     fn workloads(&self) -> &Workloads<'a> {
         self.workloads.get_or_init(|| Workloads::of(self.seen))
@@ -233,13 +241,16 @@ pub fn decide(seen: &Observation, now: Timestamp) -> Plan {
     let budgets = Budgets::of(seen);
     let policies: Vec<_> = seen.policies.iter().map(|object| Policy::try_from(&**object).ok()).collect();
     let (needs, held) = (needs::by_policy(seen, &policies), lift::held(seen));
-    let context = Context { seen, workloads: OnceCell::new(), budgets, needs, held, rooms: OnceCell::new(), now };
+    let (workloads, rooms, taken) = (OnceCell::new(), OnceCell::new(), BTreeSet::new());
+    let mut context = Context { seen, workloads, budgets, needs, held, rooms, taken, now };
     let mut in_hand = InHand::count(seen, now);
     let mut plan = Plan::default();
-    for ((object, policy), needs) in seen.policies.iter().zip(&policies).zip(&context.needs) {
+    for (at, (object, policy)) in seen.policies.iter().zip(&policies).enumerate() {
         let Some(policy) = policy else { continue };
-        let standing = Standing::of(object, policy);
-        standing.turn(&context, needs, &mut in_hand, &mut plan);
+        let before = plan.steps.len();
+        Standing::of(object, policy).turn(&context, &context.needs[at], &mut in_hand, &mut plan);
+        let takes = plan.steps[before..].iter().flat_map(Step::acts).filter(|(_, what)| what.takes());
+        context.taken.extend(takes.map(|(deed, _)| deed.uid.clone()));
     }
     undo::orphans(&context, &mut plan);
     migrate::sweep(&context, &mut plan);
@@ -277,9 +288,10 @@ impl<'a> Standing<'a> {
                 self.report(plan, Truth::False, reason, "nothing is done while this is so");
                 return;
             }
+            self.forget_barred(context, needs);
             // The very step that stands in status may not have been carried out.
             match self.resumed(context, needs) {
-                Some(Ok(step)) => return plan.steps.push(step),
+                Some(Ok(step)) => return self.once_more(context, step, in_hand, plan),
                 Some(Err(Hold::Wait(Reason::NotSeenYet))) => return,
                 // It is another's doing, and not in vain.
                 Some(Err(Hold::Barred(Reason::Contested))) => self.escalated.forget(),

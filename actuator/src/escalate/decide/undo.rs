@@ -18,7 +18,10 @@ use powercap_common::{
 };
 
 use super::{Context, Plan, Standing, Step, What, lift};
-use crate::escalate::observation::{JobFacts, Observation, SuspendedByUs};
+use crate::escalate::{
+    ceilings::stored::Kind,
+    observation::{JobFacts, ObjectName, Observation, Question, SuspendedByUs},
+};
 
 /// The last step stands in status for so many settling times.
 pub(super) const REMEMBERED: i32 = 10;
@@ -80,7 +83,8 @@ pub(super) fn down(mut standing: Standing<'_>, context: &Context<'_>, plan: &mut
 
 /// What of the policy is in force, the highest rung first, and how it is undone where it may be.
 fn in_force(context: &Context<'_>, policy: &PolicyId, plan: &mut Plan) -> Vec<(Action, Option<Undoing>)> {
-    let resumed = |(namespace, name, job, mark)| (Action::Evict, resuming(context, policy, namespace, name, job, mark));
+    plan.questions.extend(suspended(context.seen, policy).filter_map(|(name, ..)| question(name)));
+    let resumed = |(name, job, mark)| (Action::Evict, resuming(context, policy, name, job, mark));
     let mut all: Vec<_> = suspended(context.seen, policy).map(resumed).collect();
     for held in lift::of(context, policy) {
         let undoing = held.undoing(context);
@@ -96,8 +100,7 @@ fn in_force(context: &Context<'_>, policy: &PolicyId, plan: &mut Plan) -> Vec<(A
 fn resuming(
     context: &Context<'_>,
     policy: &PolicyId,
-    namespace: &str,
-    name: &str,
+    name: &ObjectName,
     job: &JobFacts,
     mark: &SuspendedByUs,
 ) -> Option<Undoing> {
@@ -109,9 +112,9 @@ fn resuming(
     spare(object, &policy, mark.domain.as_deref(), context.seen).filter(|spare| *spare >= mark.watts)?;
     Some(Undoing {
         deed: deed(name, job, mark),
-        what: What::Resume { namespace: namespace.to_owned(), name: name.to_owned() },
+        what: What::Resume { job: name.clone() },
         reason: Reason::JobResumed,
-        message: format!("resumed Job {name}"),
+        message: format!("resumed {}", name.workload()),
     })
 }
 
@@ -134,20 +137,21 @@ pub(super) fn orphans(context: &Context<'_>, plan: &mut Plan) {
     if context.seen.halted.is_some() {
         return;
     }
-    for ((namespace, name), job) in &context.seen.jobs {
+    for (name, job) in &context.seen.jobs {
         let Some(mark) = job.suspended_by_us.as_ref().filter(|_| job.suspended && !job.ended) else { continue };
         let asks = context.seen.policies.iter().any(|policy| {
-            policy.metadata.namespace.as_ref() == Some(namespace)
+            policy.metadata.namespace.as_ref() == Some(&name.namespace)
                 && policy.metadata.name.as_ref() == Some(&mark.policy)
                 && policy.spec.mode == Mode::Enforce
                 && policy.spec.escalation.iter().any(|rung| rung.action == Action::Evict)
         });
         let patient = context.seen.memory.left_alone.get(&job.uid).is_some_and(|(until, _)| *until > context.now);
         if !asks && !patient {
+            plan.questions.extend(question(name));
             plan.steps.push(Step {
-                policy: PolicyId { namespace: namespace.clone(), name: mark.policy.clone() },
+                policy: PolicyId { namespace: name.namespace.clone(), name: mark.policy.clone() },
                 deed: deed(name, job, mark),
-                what: What::Resume { namespace: namespace.clone(), name: name.clone() },
+                what: What::Resume { job: name.clone() },
                 beside: Vec::new(),
                 reason: Reason::JobResumed,
                 before: None,
@@ -166,13 +170,17 @@ pub(super) fn orphans(context: &Context<'_>, plan: &mut Plan) {
 fn suspended<'a>(
     seen: &'a Observation,
     policy: &'a PolicyId,
-) -> impl Iterator<Item = (&'a str, &'a str, &'a JobFacts, &'a SuspendedByUs)> {
-    let jobs =
-        seen.jobs.iter().filter(|((namespace, _), job)| *namespace == policy.namespace && job.suspended && !job.ended);
-    jobs.filter_map(|((namespace, name), job)| {
+) -> impl Iterator<Item = (&'a ObjectName, &'a JobFacts, &'a SuspendedByUs)> {
+    let jobs = seen.jobs.iter().filter(|(name, job)| name.namespace == policy.namespace && job.suspended && !job.ended);
+    jobs.filter_map(|(name, job)| {
         let mark = job.suspended_by_us.as_ref().filter(|mark| mark.policy == policy.name)?;
-        Some((namespace.as_str(), name.as_str(), job, mark))
+        Some((name, job, mark))
     })
+}
+
+/// What must be known before it is resumed: of Jobs all are known.
+fn question(name: &ObjectName) -> Option<Question> {
+    (name.kind != Kind::Job).then(|| Question::Object(name.clone()))
 }
 
 /// So many watts more stay below the release threshold of the policy, and of the domain that it was for. None where
@@ -194,11 +202,11 @@ pub(super) fn spare(
     idle.then_some(own.min(left))
 }
 
-fn deed(name: &str, job: &JobFacts, mark: &SuspendedByUs) -> Deed {
+fn deed(name: &ObjectName, job: &JobFacts, mark: &SuspendedByUs) -> Deed {
     Deed {
         action: Action::Evict,
         undone: true,
-        workload: format!("Job/{name}"),
+        workload: name.workload(),
         pod: None,
         uid: job.uid.clone(),
         domain: mark.domain.clone(),

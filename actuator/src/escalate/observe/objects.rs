@@ -19,18 +19,17 @@ use powercap_common::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::escalate::{
-    ceilings::memory::ANNOTATION,
+    ceilings::{memory::ANNOTATION, stored::Kind},
     migrate::{
         facts::{Amounts, Wants},
         observe::{SeenContainer, SeenRequests},
     },
-    observation::{Budget, JobFacts, PodFacts, PodName},
+    observation::{Budget, JobFacts, ObjectName, PodFacts, PodName},
+    suspend,
 };
 
 /// With it a person permits that a pod's data on its node are lost.
 pub const MAY_LOSE_DATA: &str = "powercapping.io/evict-local-storage";
-/// The mark on a Job that we suspended.
-pub const SUSPENDED: &str = "powercapping.io/suspended";
 /// What the kubelet writes on what it runs by itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What Kubernetes adds to every pod: it concerns pods that are there already.
@@ -190,20 +189,13 @@ struct SeenJobSpec {
 /// Drops from a Job what no decision needs.
 pub fn slim_job(job: &mut SeenJob) {
     if let Some(annotations) = &mut job.metadata.annotations {
-        annotations.retain(|key, _| key == SUSPENDED);
+        annotations.retain(|key, _| key == suspend::MARK);
     }
 }
 
-/// A Job's namespace, name and facts.
-pub fn job_facts(job: &SeenJob) -> ((String, String), JobFacts) {
-    let mut ended = job.status.conditions.iter().filter(|said| ["Complete", "Failed"].contains(&said.type_.as_str()));
-    let mark = job.annotations().get(SUSPENDED).and_then(|mark| serde_json::from_str(mark).ok());
-    let facts = JobFacts {
-        uid: job.uid().unwrap_or_default(),
-        suspended: job.spec.suspend,
-        ended: job.metadata.deletion_timestamp.is_some() || ended.any(|condition| condition.status == "True"),
-        controlled: Controller::of(&job.metadata).is_some(),
-        suspended_by_us: mark,
-    };
-    ((job.namespace().unwrap_or_default(), job.name_any()), facts)
+/// A Job's name and facts.
+pub fn job_facts(job: &SeenJob) -> (ObjectName, JobFacts) {
+    let name = ObjectName { kind: Kind::Job, namespace: job.namespace().unwrap_or_default(), name: job.name_any() };
+    let ended = job.status.conditions.iter().any(|said| suspend::is_end(&said.type_, &said.status));
+    (name, suspend::facts(&job.metadata, job.spec.suspend, ended))
 }

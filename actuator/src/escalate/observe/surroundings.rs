@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Must hold: no turn waits for an answer; an answer to what was asked before a change of ours counts for nothing
-//! after it; what has a ceiling of ours is never lost sight of in a term.
+//! after it; what has a ceiling of ours, or was suspended, is never lost sight of in a term.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -20,10 +20,11 @@ use crate::escalate::{
         bounds::Site,
         memory::Memory,
         observe::{self, ObserveError},
-        stored::Stored,
+        stored::{Kind, Stored},
     },
     decide::{Step, What},
     observation::{Ceilings, ObjectName, Question},
+    suspend,
 };
 
 /// So many questions are open at once.
@@ -136,10 +137,16 @@ impl Surroundings {
 
     /// A step was taken, or may have been: what it is about is looked at again.
     pub fn forget(&mut self, step: &Step) {
-        let What::Ceiling(ceiling) = &step.what else { return };
-        self.entries.insert(Question::Object(ObjectName::of(&ceiling.object)), Entry::default());
-        let (namespace, workload) = (step.policy.namespace.clone(), step.deed.workload.clone());
-        self.entries.remove(&Question::Site { namespace, workload });
+        for (deed, what) in step.acts() {
+            let object = match what {
+                What::Ceiling(ceiling) => ObjectName::of(&ceiling.object),
+                What::Suspend { job, .. } | What::Resume { job } if job.kind != Kind::Job => job.clone(),
+                _ => continue,
+            };
+            self.entries.insert(Question::Object(object), Entry::default());
+            let (namespace, workload) = (step.policy.namespace.clone(), deed.workload.clone());
+            self.entries.remove(&Question::Site { namespace, workload });
+        }
     }
 
     fn note(&mut self, question: &Question, number: u64, answer: Option<Answer>) {
@@ -177,7 +184,9 @@ impl Entry {
         match (question, &self.answer) {
             (Question::Held, _) | (Question::Object(_), None) => true,
             (_, Some(Answer::Object(None))) => false,
-            (_, Some(Answer::Object(Some(object)))) => recent || Memory::on(object).is_some(),
+            (_, Some(Answer::Object(Some(object)))) => {
+                recent || Memory::on(object).is_some() || suspend::is_marked(object)
+            }
             _ => recent,
         }
     }
