@@ -3,7 +3,10 @@
 //! What must hold: nothing waits for it, neither the loop nor the status; an event that cannot be written
 //! is dropped and counted, since status, metrics and log say the same.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -27,16 +30,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const QUEUE: usize = 16;
 
 /// Announces what changes in the reports, for ever.
-pub async fn announce(client: Client, node: String, reports: watch::Receiver<Report>, metrics: Metrics) {
+pub async fn announce(client: Client, node: String, reports: watch::Receiver<Arc<Report>>, metrics: Metrics) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::join!(follow(reports, sender, &metrics), write_all(client, &node, receiver, &metrics));
 }
 
-async fn follow(mut reports: watch::Receiver<Report>, notices: mpsc::Sender<Notice>, metrics: &Metrics) {
+async fn follow(mut reports: watch::Receiver<Arc<Report>>, notices: mpsc::Sender<Notice>, metrics: &Metrics) {
     let start = Instant::now();
     let mut chronicle: Option<Chronicle> = None;
     while reports.changed().await.is_ok() {
-        let report = reports.borrow_and_update().clone();
+        let report = Arc::clone(&reports.borrow_and_update());
         if report.subject.is_none() {
             continue;
         }

@@ -113,7 +113,7 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
 
     let client = client().await?;
     let (sight_sender, sights) = watch::channel(Sight::default());
-    let (report_sender, reports) = watch::channel(Report::default());
+    let (report_sender, reports) = watch::channel(Arc::<Report>::default());
     let (brake_sender, brakes) = watch::channel(Brakes::default());
     let (renewal_sender, renewals) = watch::channel(Renewals::default());
     let watching = observe::spec::watch(client.clone(), flags.node_name.clone(), sight_sender, spec_read);
@@ -190,7 +190,7 @@ struct Loop {
     lock: Readiness,
     tenancy: watch::Receiver<Arc<Tenancy>>,
     audit: Audit,
-    reports: watch::Sender<Report>,
+    reports: watch::Sender<Arc<Report>>,
     offers: watch::Sender<Option<Order>>,
     metrics: Metrics,
     gpus_known: Option<Readiness>,
@@ -256,7 +256,7 @@ impl Loop {
         let ours = orders.is_some() || (matches!(ownership, Ownership::Ours(_)) && sight.orders.is_none());
         self.offer(orders, sight.object.is_some());
         let subject = sight.object.filter(|_| ours && !looking);
-        self.reports.send_replace(Report { statement, subject, earlier: sight.earlier_status });
+        self.reports.send_replace(Arc::new(Report { statement, subject, earlier: sight.earlier_status }));
         self.took(Step::Report, began);
     }
 

@@ -43,7 +43,7 @@ pub struct Report {
 }
 
 /// Writes reports for ever.
-pub async fn report(client: Client, node: String, mut reports: watch::Receiver<Report>, metrics: Metrics) {
+pub async fn report(client: Client, node: String, mut reports: watch::Receiver<Arc<Report>>, metrics: Metrics) {
     let api: Api<NodeFrequencies> = Api::all(client);
     let mut writer = Writer {
         conditions: Vec::new(),
@@ -55,7 +55,7 @@ pub async fn report(client: Client, node: String, mut reports: watch::Receiver<R
         allowance: Allowance::default(),
     };
     while reports.changed().await.is_ok() {
-        let report = reports.borrow_and_update().clone();
+        let report = Arc::clone(&reports.borrow_and_update());
         let Some(subject) = &report.subject else { continue };
         if !writer.due(subject, &report.statement) {
             continue;
