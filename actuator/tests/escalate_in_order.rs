@@ -147,6 +147,20 @@ fn steps_that_bring_power_down_follow_one_another() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_gives_the_last_step_its_time_once_more_and_no_longer() {
+    let mut site = Site::new();
+    let first = site.decide(1000);
+    site.carry_out(&first);
+    site.status(&json!({"currentPowerWatts": 2000}));
+    let steps = (400..500).filter(|second| {
+        let plan = site.decide(*second);
+        site.carry_out(&plan);
+        !plan.steps.is_empty()
+    });
+    assert_eq!((first.steps.len(), steps.take(1).collect::<Vec<_>>()), (1, vec![430]));
+}
+
+#[test]
 fn two_policies_do_not_take_two_pods_of_one_workload_in_one_turn() {
     let mut site = Site::new();
     let mut other = json!(*site.seen.policies[0]);

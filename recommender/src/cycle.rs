@@ -8,7 +8,6 @@
 //! on policies and domains, not unreadiness: grants need no readings.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -21,7 +20,6 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use powercap_common::{api::Epoch, policy::PolicyId, units::Watts};
 use powercap_process::{
     Health, Pulse, kubernetes,
     leader::{Candidate, Leadership},
@@ -36,10 +34,11 @@ use tokio::{
 
 use crate::{
     apply::{Outcome, Writer, events::Announcer},
-    decide::{decide, promise},
+    decide::decide,
     flags::Flags,
+    memory::Memory,
     metrics::Metrics,
-    observation::{Metered, Observation, Telemetry, Throttled, Told},
+    observation::{Observation, Telemetry},
     observe::{
         Observer,
         meters::Meters,
@@ -169,18 +168,6 @@ fn identity(name: &str) -> String {
     format!("{name}_{}-{started:x}", std::process::id())
 }
 
-/// What a leader remembers between its decisions; a new term begins without.
-#[derive(Default)]
-struct Memory {
-    term: i64,
-    sequence: i64,
-    uncertain: BTreeMap<String, Watts>,
-    throttled: BTreeMap<PolicyId, Throttled>,
-    told: Told,
-    metered: BTreeMap<String, Metered>,
-    failures: u32,
-}
-
 struct Cycle {
     observer: Observer,
     writer: Writer,
@@ -254,21 +241,16 @@ impl Cycle {
             scaler.publish(plan.figures.replicas.clone());
         }
         self.metrics.standing(&observation.policies, &observation.domains);
-        self.memory.told.clone_from(&plan.notices.told);
+        self.memory.decided(&plan);
         self.announcer.tell(plan.notices.clone());
-        self.memory.metered.clone_from(&plan.metered);
         match &self.recorder {
             Some(recorder) => recorder.keep(now, observation, Arc::clone(&plan)),
             None => drop(observation),
         }
         self.latest.update(|telemetry| Arc::make_mut(&mut telemetry.history).note(&plan.news, &plan.figures, now));
         if plan.is_empty() {
-            self.memory.throttled.clone_from(&plan.throttled);
-            self.memory.failures = 0;
+            self.memory.carried_out(&plan, &Outcome::default());
             return;
-        }
-        if !plan.nodes.is_empty() {
-            self.memory.sequence += 1;
         }
         let state = self.leadership.clone();
         let leads = move || state.borrow().filter(|now| now.lasts() && now.term == leadership.term);
@@ -276,39 +258,20 @@ impl Cycle {
         let (nodes, policies, domains) = (plan.nodes.len(), plan.policies.len(), plan.domains.len());
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(nodes, policies, domains, failed = outcome.failed, took_ms, "applied a plan");
-        if !outcome.failed {
-            self.memory.throttled.clone_from(&plan.throttled);
-        }
-        self.note(outcome);
+        self.memory.carried_out(&plan, &outcome);
+        outcome.nodes.into_iter().for_each(|object| self.observer.written_frequencies.note(object));
+        outcome.policies.into_iter().for_each(|object| self.observer.written_policies.note(object));
+        outcome.domains.into_iter().for_each(|object| self.observer.written_domains.note(object));
     }
 
     /// Puts into the observation what this leader knows beside it.
     fn remember(&mut self, term: i64, observation: &mut Observation, now: Timestamp) {
         if self.memory.term != term {
-            // Nobody knows when the last leader changed what: only readings from now on relax anything.
-            let ids = observation.policies.iter().filter_map(|policy| {
-                let (namespace, name) = policy.metadata.namespace.clone().zip(policy.metadata.name.clone())?;
-                Some((PolicyId { namespace, name }, Throttled { changed_at: Some(now), threshold: None }))
-            });
-            self.memory = Memory { term, throttled: ids.collect(), ..Memory::default() };
+            self.memory = Memory::of_term(term, &observation.policies, now);
             self.leads.notify_one();
         }
-        observation.epoch = Epoch { term, sequence: self.memory.sequence + 1 };
         observation.agent_lease_seconds = self.agent_lease_seconds;
-        observation.uncertain.clone_from(&self.memory.uncertain);
-        observation.throttled.clone_from(&self.memory.throttled);
-        observation.told.clone_from(&self.memory.told);
-        observation.metered.clone_from(&self.memory.metered);
-    }
-
-    fn note(&mut self, outcome: Outcome) {
-        self.memory.failures = if outcome.failed { self.memory.failures + 1 } else { 0 };
-        for (node, grant, fate) in outcome.fates {
-            promise::note(&mut self.memory.uncertain, &node, grant, fate);
-        }
-        outcome.nodes.into_iter().for_each(|object| self.observer.written_frequencies.note(object));
-        outcome.policies.into_iter().for_each(|object| self.observer.written_policies.note(object));
-        outcome.domains.into_iter().for_each(|object| self.observer.written_domains.note(object));
+        self.memory.put_into(observation);
     }
 
     fn ages(&self, telemetry: &Telemetry, now: Timestamp) {

@@ -17,6 +17,7 @@
 //! | [`algorithms`] | how watts are shared out, behind one trait |
 //! | [`apply`] | server-side apply of a plan |
 //! | [`cycle`] | the loop: an event or a tick → observe → decide → apply |
+//! | [`memory`] | what a leader remembers from one decision to the next |
 //! | [`scaler`] | how many replicas the cap allows, for KEDA |
 //! | [`record`], [`replay`] | decisions kept with all that they saw, and made anew |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod apply;
 pub mod cycle;
 pub mod decide;
 pub mod flags;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod observation;

@@ -38,6 +38,7 @@ mod recommend_trees;
 mod recommend_violators;
 mod recommend_what_to_request;
 mod recommend_within_tenancy;
+mod remember_between_decisions;
 mod remember_the_past;
 mod replay_decisions;
 mod reserve_for_pods;

@@ -415,6 +415,62 @@ async fn an_exporter_that_repeats_itself_is_found_out_by_the_agents() {
     assert_eq!(differ(&scene), ["Unknown -"; 2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_does_not_tell_this_time_or_told_before_leaves_what_is_known() {
+    let mut scene = Scene::new().await;
+    let told = |scene: &Scene| {
+        let gpu = &scene.world.observation.telemetry.agent_gpus["GPU-a"];
+        (gpu.node.clone(), gpu.power.unwrap(), gpu.clock.unwrap())
+    };
+    scene.round(|state| agents_tell(state, 455.0)).await;
+    let before = told(&scene);
+    // Of a store that lags: what was told ten seconds ago.
+    scene
+        .round(|state| {
+            agents_tell(state, 300.0);
+            of(state, "powercap_agent_").for_each(|series| series.at -= 10.0);
+        })
+        .await;
+    assert_eq!(told(&scene), before);
+    scene
+        .round(|state| {
+            agents_tell(state, 455.0);
+            state.series.retain(|series| series.name != "powercap_agent_gpu_power_watts");
+        })
+        .await;
+    let (node, power, clock) = told(&scene);
+    assert_eq!((node, power), (before.0, before.1));
+    assert!(clock.at > before.2.at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_makes_no_reading_younger_and_holds_nothing_up() {
+    let mut scene = Scene::new().await;
+    scene.round(|state| agents_tell(state, 450.0)).await;
+    let specs = |scene: &Scene| scene.specs().into_values().map(without_offer).collect::<Vec<_>>();
+    let before = specs(&scene);
+    scene.world.pass(-3600);
+    scene.round(|state| agents_tell(state, 450.0)).await;
+    let telemetry = &scene.world.observation.telemetry;
+    for gpu in telemetry.gpus.values().chain(telemetry.agent_gpus.values()) {
+        assert!(gpu.power.unwrap().at <= scene.world.now && gpu.clock.unwrap().at <= scene.world.now, "{gpu:?}");
+    }
+    assert_eq!((scene.says(), specs(&scene)), ([FRESH; 2].map(Into::into), before));
+    // The exporters fall silent: nobody takes what they told before for fresh.
+    for _ in 0..ROUNDS_TO_SAY_SO {
+        scene.round(|state| state.series.clear()).await;
+    }
+    assert!(scene.says().iter().all(|says| says.starts_with("False")), "{:?}", scene.says());
+    // And the ceilings move on.
+    let clock = |scene: &Scene| scene.world.ceilings("n0")[0].1;
+    let low = clock(&scene).unwrap();
+    scene.watts = 200.0;
+    for _ in 0..4 {
+        scene.round(|_| {}).await;
+    }
+    assert!(clock(&scene).is_none_or(|clock| clock > low), "{:?} of {low}", clock(&scene));
+}
+
 /// The claims can fail: what is well is raised.
 #[tokio::test(flavor = "multi_thread")]
 async fn power_that_falls_on_good_readings_relaxes_the_ceiling() {

@@ -288,7 +288,11 @@ fn report_policies(
                 plan.figures.policies.insert(id.clone(), figures);
                 status
             }
-            None => report::unjudged(view, now),
+            None => {
+                // Its ceilings stay while it is not understood, and what is known of them.
+                plan.throttled.extend(observation.throttled.get(&id).map(|throttled| (id.clone(), *throttled)));
+                report::unjudged(view, now)
+            }
         };
         (status.pending_actions, status.pending_action_count) = (pending.actions.clone(), pending.count);
         let capped = capped::of(view, &status.capped, domains, fleet);

@@ -3,10 +3,11 @@
 //! Must hold: what nothing selects gets no object and no ceiling; a node that nothing caps any more is
 //! released in so many words; a ceiling whose policy or device is not understood just now stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use powercap_common::{
     api::{CpuCeiling, GpuCeiling, LeaseTerms, NodeFrequencies, NodeFrequenciesSpec, OnExpiry},
+    policy::PolicyId,
     reason::Reason,
     units::{Megahertz, Watts},
 };
@@ -40,6 +41,9 @@ pub struct NodeWrite {
     pub spec: NodeFrequenciesSpec,
     /// `release` was set by a person: it is left to them.
     pub release_is_a_persons: bool,
+    /// The policies that have devices on the node: their ceilings are changed once this is written.
+    #[serde(skip)]
+    pub policies: Vec<PolicyId>,
 }
 
 /// Everything that was decided and that nodes' specs are made of.
@@ -72,7 +76,7 @@ pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> 
             domains_of[at].push(domain);
         }
     }
-    (0..fleet.nodes.len())
+    let writes = (0..fleet.nodes.len())
         .filter_map(|at| {
             let gpus = std::mem::take(&mut gpus[at]);
             let capped = hosts[at] || !domains_of[at].is_empty() || !gpus.is_empty();
@@ -92,7 +96,31 @@ pub fn writes(decided: &Decided<'_>, readings: &Readings<'_>) -> Vec<NodeWrite> 
             };
             change(at, spec, capped, fleet, observation)
         })
-        .collect()
+        .collect();
+    concerning(writes, decided.policies, fleet)
+}
+
+/// The same writes, with the policies that they concern.
+fn concerning(
+    mut writes: Vec<NodeWrite>,
+    policies: &[(PolicyView<'_>, Option<Verdict<'_>>)],
+    fleet: &Fleet<'_>,
+) -> Vec<NodeWrite> {
+    if writes.is_empty() {
+        return writes;
+    }
+    for (view, _) in policies {
+        let Ok(policy) = &view.policy else { continue };
+        let nodes = |board: &&Board<'_>| [board.node, board.ceiling.map(|(at, _)| at)];
+        let nodes: BTreeSet<_> = view.devices.iter().flat_map(nodes).flatten().collect();
+        for at in nodes {
+            // The writes are in the order of the nodes.
+            if let Ok(place) = writes.binary_search_by_key(&fleet.nodes[at].name, |write| write.name.as_str()) {
+                writes[place].policies.push(policy.id.clone());
+            }
+        }
+    }
+    writes
 }
 
 /// The write that makes the spec so, if it is not so already.
@@ -135,6 +163,7 @@ fn change(
         resource_version: object.and_then(|object| object.metadata.resource_version.clone()),
         spec,
         release_is_a_persons: released_by_a_person,
+        policies: Vec::new(),
     })
 }
 

@@ -268,6 +268,8 @@ pub fn judge<'a>(
 
     let triggered = triggered(policy, &power, condition::truth(&old.conditions, kind::CAP_TRIGGERED));
     let before = observation.throttled.get(&policy.id).copied().unwrap_or_default();
+    // What is ahead of us was remembered before the clock was set back.
+    let before = Throttled { changed_at: before.changed_at.map(|at| at.min(now)), ..before };
     let apart = apart(view, readings);
     let present = shared.throttle.present();
     let (ceilings, settled, threshold) = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {

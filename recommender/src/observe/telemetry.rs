@@ -29,6 +29,8 @@ use crate::{
 
 /// A reading older than this is forgotten: nobody knows any more whose device it was.
 const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(5);
+/// A reading further ahead of our clock than this is of before that clock was set back: it would never be replaced.
+const AHEAD: SignedDuration = SignedDuration::from_secs(1);
 /// An agent that was not heard of for this long is known to be silent by its heartbeat.
 const FORGET_AGENTS_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
@@ -112,6 +114,7 @@ impl Inquiry {
             *unanswered = problem.is_some();
         }
         self.latest.update(|telemetry| {
+            telemetry.forget_after(dcgm::before(asked_at, -AHEAD));
             telemetry.of_boards(gpus, names, asked_at);
             telemetry.of_cpus(cpus, names, asked_at);
             telemetry.of_agents(agents, names, asked_at);
@@ -200,8 +203,24 @@ impl Telemetry {
         self.agents_answered = answers.is_ok();
         let Ok([times, power, clock, cpus]) = answers else { return };
         self.agents.extend(agents::heard(&times, asked_at, &names.agent));
-        self.agent_gpus.extend(agents::gpus(&times, &power, &clock, asked_at, &names.agent));
+        for (uuid, new) in agents::gpus(&times, &power, &clock, asked_at, &names.agent) {
+            let known = self.agent_gpus.entry(uuid).or_default();
+            let (power, clock) = (later(known.power, new.power), later(known.clock, new.clock));
+            *known = GpuReading { node: new.node.or(known.node.take()), power, clock, ..new };
+        }
         self.agent_cpu.extend(agents::cpus(&times, &cpus, asked_at, &names.agent));
+    }
+
+    fn forget_after(&mut self, latest: Timestamp) {
+        for gpu in self.gpus.values_mut().chain(self.agent_gpus.values_mut()) {
+            gpu.power = gpu.power.filter(|power| power.at <= latest);
+            gpu.clock = gpu.clock.filter(|clock| clock.at <= latest);
+        }
+        self.pod_cpu.retain(|_, sample| sample.at <= latest);
+        for cpus in [&mut self.node_cpu, &mut self.agent_cpu] {
+            cpus.retain(|_, sample: &mut Sample<Watts>| sample.at <= latest);
+        }
+        self.agents.retain(|_, heard| *heard <= latest);
     }
 
     fn forget_before(&mut self, oldest: Timestamp) {

@@ -16,6 +16,7 @@ use powercap_common::{
 };
 use powercap_recommender::{
     decide::{NodeWrite, Plan, decide},
+    memory::Memory,
     observation::{GpuReading, MeterReading, NodeFacts, Observation, PodFacts, PodName, Sample, Source},
 };
 use serde_json::{Value, json};
@@ -279,10 +280,8 @@ impl World {
 
     /// Another leader: a new term, and no memory.
     pub fn new_leader(&mut self) {
-        self.observation.epoch = Epoch { term: self.observation.epoch.term + 1, sequence: 1 };
-        self.observation.uncertain = BTreeMap::new();
-        self.observation.throttled = BTreeMap::new();
-        self.observation.metered = BTreeMap::new();
+        let term = self.observation.epoch.term + 1;
+        Memory::of_term(term, &self.observation.policies, self.now).put_into(&mut self.observation);
     }
 
     pub fn spec(&self, node: &str) -> &powercap_common::api::NodeFrequenciesSpec {

@@ -8,7 +8,6 @@
 use k8s_openapi::jiff::SignedDuration;
 use powercap_common::{
     api::{Action, Deed, Escalated, PowerCappingPolicy, PowerDomain},
-    policy::Policy,
     reason::Reason,
 };
 
@@ -27,12 +26,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges the last step once it had its time.
-pub(super) fn judge(
-    escalated: &mut Escalated,
-    context: &Context<'_>,
-    _policy: &Policy,
-    object: &PowerCappingPolicy,
-) -> Verdict {
+pub(super) fn judge(escalated: &mut Escalated, context: &Context<'_>, object: &PowerCappingPolicy) -> Verdict {
     // Nothing falls by a freeze.
     if escalated.last.as_ref().is_some_and(|deed| deed.action == Action::Freeze) {
         escalated.forget();

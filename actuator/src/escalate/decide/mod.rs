@@ -104,7 +104,7 @@ pub fn decide(seen: &Observation, now: Timestamp) -> Plan {
     for (at, (object, policy)) in seen.policies.iter().zip(&policies).enumerate() {
         let Some(policy) = policy else { continue };
         let before = plan.steps.len();
-        Standing::of(object, policy).turn(&context, &context.needs[at], &mut in_hand, &mut plan);
+        Standing::of(object, policy, now).turn(&context, &context.needs[at], &mut in_hand, &mut plan);
         let takes = plan.steps[before..].iter().flat_map(Step::acts).filter(|(_, what)| what.takes());
         context.taken.extend(takes.map(|(deed, _)| deed.uid.clone()));
     }
@@ -122,7 +122,7 @@ struct Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    fn of(object: &'a Arc<PowerCappingPolicy>, policy: &'a Policy) -> Self {
+    fn of(object: &'a Arc<PowerCappingPolicy>, policy: &'a Policy, now: Timestamp) -> Self {
         let status = object.status.as_ref();
         let mut escalated = status.and_then(|status| status.escalated.clone()).unwrap_or_default();
         let said = status.and_then(|status| status.conditions.iter().find(|said| said.type_ == kind::ESCALATING));
@@ -130,6 +130,8 @@ impl<'a> Standing<'a> {
         if said.is_some_and(|said| said.observed_generation != object.metadata.generation) {
             escalated.without_effect = 0;
         }
+        // What is ahead of us was written before the clock was set back.
+        escalated.last_action = escalated.last_action.map(|at| Time(at.0.min(now)));
         Self { object, policy, escalated }
     }
 
@@ -154,7 +156,7 @@ impl<'a> Standing<'a> {
                 Some(Err(_)) | None => {}
             }
         }
-        let verdict = due.map(|_| effect::judge(&mut self.escalated, context, self.policy, self.object));
+        let verdict = due.map(|_| effect::judge(&mut self.escalated, context, self.object));
         // What awaits its effect is not forgotten for a freeze.
         let is_judged = self.escalated.last.as_ref().is_none_or(|deed| due.is_none() || deed.undone);
         if let Some(victim) = self.freeze(context, needs, plan).filter(|_| is_judged) {

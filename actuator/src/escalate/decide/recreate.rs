@@ -44,7 +44,7 @@ pub(super) fn slowly(context: &Context<'_>, in_hand: &InHand, plan: &mut Plan) {
                 uid: facts.uid.clone(),
                 ..Deed::default()
             };
-            let mut standing = Standing::of(object, &policy);
+            let mut standing = Standing::of(object, &policy, context.now);
             let refused =
                 standing.reported(Truth::False, Reason::RefusedForNow, "the API server refused; it is tried again");
             standing.escalated.last_action = Some(Time(context.now));
