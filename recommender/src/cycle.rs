@@ -23,7 +23,8 @@ use kube::Api;
 use powercap_process::{
     Health, Pulse, kubernetes,
     leader::{Candidate, Leadership},
-    serve, shutdown_signal,
+    replica::{self, Stop},
+    serve,
 };
 use tokio::{
     net::TcpListener,
@@ -64,8 +65,6 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A cycle with every write timing out takes less.
 const CYCLE_TAKES_AT_MOST: Duration = Duration::from_secs(90);
-/// The lease is given back within this, or expires.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// What autoscalers are told is of this many cycles ago at most.
 const TOLD_FOR_CYCLES: u32 = 6;
 
@@ -83,8 +82,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let keep = |folder| Recorder::start(folder, flags.record_limit(), metrics.clone());
     let recorder = flags.record.as_deref().map(keep).transpose()?;
     let prometheus = Arc::new(Prometheus::new(flags.access(), names.labels()));
-    let (stop, stopped) = watch::channel(false);
-    let (changed, latest) = (Arc::new(Notify::new()), LatestTelemetry::default());
+    let (stop, changed, latest) = (Stop::default(), Arc::new(Notify::new()), LatestTelemetry::default());
     let mut tasks = JoinSet::new();
     let observer = Observer::start(&client, latest.clone(), flags.collection_interval(), &changed, &mut tasks);
     let leads = Arc::new(Notify::new());
@@ -98,13 +96,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (announcer, announcing) = Announcer::new(client.clone(), &flags.identity, metrics.clone());
     tasks.spawn(announcing);
     let scaler = scaler(&flags, &mut tasks).await?;
-    let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
+    let server = serve(flags.listen, health.clone(), Arc::new(registry), stop.told());
+    let (no_candidate, no_cycle) = (stop.told(), stop.told());
 
     let work = async {
         observer.synced().await.context("a cache ended before its first list")?;
         caches.met();
         let leases: Api<Lease> = Api::namespaced(client.clone(), &flags.lease_namespace);
-        let (candidate, leadership) = Candidate::new(leases, LEASE, identity(&flags.identity));
+        let (candidate, leadership) = Candidate::new(leases, LEASE, replica::identity(&flags.identity));
         let cycle = Cycle {
             observer,
             writer: Writer::new(client, metrics.clone()),
@@ -123,23 +122,18 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         let terms_seen = Arc::clone(&cycle.terms_seen);
         terms_seen.store(cycle.observer.highest_term(), Ordering::Relaxed);
         // On its own: a long decision must not cost the lease.
-        let leading = tokio::spawn(candidate.run(move || terms_seen.load(Ordering::Relaxed), wait(stopped.clone())));
-        let deciding = cycle.run(flags.cycle(), health.pulse("decisions", CYCLE_TAKES_AT_MOST), wait(stopped.clone()));
+        let leading = tokio::spawn(candidate.run(move || terms_seen.load(Ordering::Relaxed), no_candidate));
+        let deciding = cycle.run(flags.cycle(), health.pulse("decisions", CYCLE_TAKES_AT_MOST), no_cycle);
         let (led, ()) = futures::future::join(leading, deciding).await;
         led.context("the candidate for the lease ended")
     };
-    let mut work = std::pin::pin!(work);
-    let ended = tokio::select! {
-        () = shutdown_signal() => Ok(()),
-        ended = server => ended.context("the HTTP server"),
-        ended = &mut work => return ended,
-        Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the poller ended: {ended:?}")),
+    let parts = async {
+        tokio::select! {
+            ended = server => ended.context("the HTTP server"),
+            Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the poller ended: {ended:?}")),
+        }
     };
-    _ = stop.send(true);
-    if tokio::time::timeout(ENDS_WITHIN, work).await.is_err() {
-        tracing::warn!("the lease was not given back in time; it expires");
-    }
-    ended
+    stop.run(work, parts).await
 }
 
 /// Serves autoscalers, where that is asked for.
@@ -155,17 +149,6 @@ async fn scaler(flags: &Flags, tasks: &mut JoinSet<()>) -> anyhow::Result<Option
 fn names(flags: &Flags) -> anyhow::Result<Names> {
     let Some(path) = &flags.metric_names_file else { return Ok(Names::default()) };
     Names::from_file(path).with_context(|| format!("the names of metrics in {}", path.display()))
-}
-
-async fn wait(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// Two processes of one name would both believe that they hold the Lease.
-fn identity(name: &str) -> String {
-    let started = Timestamp::now().as_nanosecond();
-    format!("{name}_{}-{started:x}", std::process::id())
 }
 
 struct Cycle {

@@ -24,7 +24,8 @@ use kube::Api;
 use powercap_process::{
     Health, Pulse, kubernetes,
     leader::{Candidate, Leadership},
-    serve, shutdown_signal,
+    replica::{self, Stop},
+    serve,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -48,8 +49,6 @@ const DECIDE_EVERY: Duration = Duration::from_secs(1);
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// A turn in which every call times out takes less.
 const TURN_TAKES_AT_MOST: Duration = Duration::from_secs(120);
-/// The lease is given back within this, or expires.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -60,16 +59,16 @@ pub async fn run(flags: EscalateFlags) -> anyhow::Result<()> {
     let (metrics, registry) = Metrics::register();
     let health = Health::default();
     let caches = health.needs("caches", "the first lists of policies, domains, pods, nodes, budgets and Jobs");
-    let (stop, stopped) = watch::channel(false);
-    let changed = Arc::new(Notify::new());
+    let (stop, changed) = (Stop::default(), Arc::new(Notify::new()));
     let mut tasks = JoinSet::new();
     let leases: Api<Lease> = Api::namespaced(client.clone(), &flags.lease_namespace);
     let observer = Observer::start(&client, leases.clone(), &changed, &mut tasks);
-    let server = serve(flags.listen, health.clone(), Arc::new(registry), wait(stopped.clone()));
+    let server = serve(flags.listen, health.clone(), Arc::new(registry), stop.told());
+    let (no_candidate, no_turn) = (stop.told(), stop.told());
     let work = async {
         observer.synced().await.context("a cache ended before its first list")?;
         caches.met();
-        let (candidate, leadership) = Candidate::new(leases, LEASE, identity(&flags.identity));
+        let (candidate, leadership) = Candidate::new(leases, LEASE, replica::identity(&flags.identity));
         let turns = Turns {
             observer,
             surroundings: Surroundings::new(client.clone(), Arc::clone(&changed)),
@@ -82,33 +81,18 @@ pub async fn run(flags: EscalateFlags) -> anyhow::Result<()> {
             term: 0,
         };
         // On its own: a long turn must not cost the lease.
-        let leading = tokio::spawn(candidate.run(|| 0, wait(stopped.clone())));
-        let turning = turns.run(health.pulse("turns", TURN_TAKES_AT_MOST), wait(stopped.clone()));
+        let leading = tokio::spawn(candidate.run(|| 0, no_candidate));
+        let turning = turns.run(health.pulse("turns", TURN_TAKES_AT_MOST), no_turn);
         let (led, ()) = futures::future::join(leading, turning).await;
         led.context("the candidate for the lease ended")
     };
-    let mut work = std::pin::pin!(work);
-    let ended = tokio::select! {
-        () = shutdown_signal() => Ok(()),
-        ended = server => ended.context("the HTTP server"),
-        ended = &mut work => return ended,
-        Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a watch ended: {ended:?}")),
+    let parts = async {
+        tokio::select! {
+            ended = server => ended.context("the HTTP server"),
+            Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a watch ended: {ended:?}")),
+        }
     };
-    _ = stop.send(true);
-    if tokio::time::timeout(ENDS_WITHIN, work).await.is_err() {
-        tracing::warn!("the lease was not given back in time; it expires");
-    }
-    ended
-}
-
-async fn wait(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// Two processes of one name would both believe that they hold the Lease.
-fn identity(name: &str) -> String {
-    format!("{name}_{}-{:x}", std::process::id(), Timestamp::now().as_nanosecond())
+    stop.run(work, parts).await
 }
 
 /// What the decision asks, and pods whose CPU limits are ours.

@@ -13,6 +13,8 @@ pub mod kubernetes;
 #[cfg(feature = "leader")]
 pub mod leader;
 mod logging;
+#[cfg(feature = "leader")]
+pub mod replica;
 mod serve;
 mod shutdown;
 

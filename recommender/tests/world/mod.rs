@@ -2,7 +2,7 @@
 //! acknowledge when told to, and readings that stand still. `decide` runs on it as in the real thing.
 #![allow(clippy::needless_pass_by_value, reason = "a test hands over what it wrote")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
