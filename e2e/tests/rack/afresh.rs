@@ -31,10 +31,11 @@ impl Rack {
         let (default, demo) = ("default", "demo");
         let client = || self.client.clone();
         Api::<Pod>::namespaced(client(), default).delete_collection(&at_once, &all).await.unwrap();
-        Api::<Pod>::namespaced(client(), demo)
-            .delete_collection(&at_once, &all.clone().labels("app=burner"))
-            .await
-            .unwrap();
+        // Pods that no controller of the cluster made, and none deletes.
+        for made_by_hand in ["app=burner", "job"] {
+            let some = all.clone().labels(made_by_hand);
+            Api::<Pod>::namespaced(client(), demo).delete_collection(&at_once, &some).await.unwrap();
+        }
         Api::<Deployment>::namespaced(client(), demo).delete_collection(&at_once, &but_the_demos).await.unwrap();
         Api::<HorizontalPodAutoscaler>::namespaced(client(), demo).delete_collection(&at_once, &all).await.unwrap();
         Api::<PodDisruptionBudget>::namespaced(client(), demo).delete_collection(&at_once, &all).await.unwrap();
