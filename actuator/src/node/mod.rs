@@ -45,7 +45,11 @@ use std::{
 use powercap_common::{api::Epoch, reason::Reason};
 use powercap_process::{Health, Pulse, Readiness, serve, shutdown_signal};
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::MissedTickBehavior,
+};
 
 use crate::flags::NodeFlags;
 use advertise::decide::Order;
@@ -153,21 +157,27 @@ pub async fn run(flags: NodeFlags) -> Result<(), NodeError> {
     let serving = serve(flags.listen, health, Arc::new(registry), async move {
         let _dropped = stopped.await;
     });
+    // Tasks of their own: what wakes one of them polls no other.
+    let mut parts = JoinSet::new();
+    parts.spawn(control.run(period));
+    parts.spawn(watching);
+    parts.spawn(node_watched);
+    parts.spawn(braking);
+    parts.spawn(listening);
+    parts.spawn(reporting);
+    parts.spawn(announcing);
+    parts.spawn(advertising);
+    parts.spawn(asking);
     tokio::select! {
         () = shutdown_signal() => {
             tracing::info!("ending; every ceiling stays in force");
             drop(stop);
             Ok(())
         }
-        () = control.run(period) => Ok(()),
-        () = watching => Ok(()),
-        () = node_watched => Ok(()),
-        () = braking => Ok(()),
-        () = listening => Ok(()),
-        () = reporting => Ok(()),
-        () = announcing => Ok(()),
-        () = advertising => Ok(()),
-        () = asking => Ok(()),
+        Some(ended) = parts.join_next() => match ended.map_err(JoinError::try_into_panic) {
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Ok(()) | Err(Err(_)) => Ok(()),
+        },
         result = serving => result.map_err(NodeError::from),
     }
 }

@@ -22,7 +22,7 @@ use powercap_common::units::Watts;
 /// So many samples with and without news in turn make a rhythm.
 const TURNS: u32 = 6;
 /// Each sample comes so much earlier than a rhythm after the last.
-const EARLIER: Duration = Duration::from_millis(2);
+const EARLIER: Duration = Duration::from_millis(1);
 /// After a sample without news another one follows this much later, so often.
 const LATER: Duration = Duration::from_millis(8);
 const RETRIES: u32 = 3;
