@@ -26,7 +26,7 @@ use super::{
     outlook::{self, Outlook},
     overlap::{First, Taken},
     performance,
-    readings::Readings,
+    readings::{Doubt, Readings},
     selection::Selection,
     share,
     tenancy::{Permission, Rules},
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     algorithms::{self, Algorithm},
-    observation::{Apart, Hold, Observation, PodName, Throttled, fresh},
+    observation::{Hold, Observation, PodName, Throttled, fresh},
 };
 
 /// After a change of a ceiling, readings younger than this may still be of before: the clock lock takes
@@ -71,8 +71,8 @@ pub struct Verdict<'a> {
     pub power: Result<Watts, Hold>,
     /// Whether the clocks of its devices are known; without them the ceiling stays as it is.
     pub clocks: Result<(), Hold>,
-    /// Its devices of which two sources tell different power.
-    pub apart: Vec<(String, &'a Apart)>,
+    /// Its devices on which sources differ.
+    pub doubts: Vec<(String, Doubt<'a>)>,
     /// Whether capping is triggered.
     pub triggered: Truth,
     /// The power limit of each of its devices, in their order.
@@ -270,13 +270,13 @@ pub fn judge<'a>(
     let before = observation.throttled.get(&policy.id).copied().unwrap_or_default();
     // What is ahead of us was remembered before the clock was set back.
     let before = Throttled { changed_at: before.changed_at.map(|at| at.min(now)), ..before };
-    let apart = apart(view, readings);
+    let doubts = doubts(view, readings);
     let present = shared.throttle.present();
     let (ceilings, settled, threshold) = match throttle::loads(view, readings).filter(|_| lost.is_empty()) {
         Some((loads, oldest)) => {
             let settled = before.changed_at.is_none_or(|change| oldest.duration_since(change) > SETTLES_WITHIN);
-            let certain = settled && power.is_ok() && apart.is_empty();
-            let pressure = pressure(policy, &power, before.threshold, settled).unless(!apart.is_empty());
+            let certain = settled && power.is_ok() && doubts.is_empty();
+            let pressure = pressure(policy, &power, before.threshold, settled).unless(!doubts.is_empty());
             let acted = certain || pressure == Pressure::Lower;
             let threshold = if acted { Some(policy.capping_threshold) } else { before.threshold };
             (shared.throttle.next(pressure, &loads, certain), settled, threshold)
@@ -300,7 +300,7 @@ pub fn judge<'a>(
     Verdict {
         power,
         clocks,
-        apart,
+        doubts,
         triggered,
         limits,
         ceilings,
@@ -451,9 +451,9 @@ fn kept(board: &Board<'_>, ceiling: &GpuCeiling) -> Watts {
     ceiling.power_limit_watts.or_else(most).map(Watts::new).unwrap_or_default()
 }
 
-/// Devices of which two sources tell different power.
-fn apart<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(String, &'a Apart)> {
-    view.boards().filter_map(|board| Some((board.uuid.to_owned(), readings.of_board(board).ok()?.apart?))).collect()
+/// Devices on which sources differ.
+fn doubts<'a>(view: &PolicyView<'_>, readings: &Readings<'a>) -> Vec<(String, Doubt<'a>)> {
+    view.boards().filter_map(|board| Some((board.uuid.to_owned(), readings.of_board(board).ok()?.doubt?))).collect()
 }
 
 /// Whether every device's clock is known.

@@ -68,10 +68,10 @@ pub fn judged(
                     say(&mut status, kind::DATA_FRESH, Truth::False, hold.reason, message);
                 }
             }
-            match differences(&verdict.apart) {
-                Some(message) => {
+            match differences(&verdict.doubts) {
+                Some((reason, message)) => {
                     let message = format!("{message} and no ceiling is relaxed");
-                    say(&mut status, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+                    say(&mut status, kind::SOURCES_AGREE, Truth::False, reason, message);
                 }
                 None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
             }

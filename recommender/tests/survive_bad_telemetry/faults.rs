@@ -17,6 +17,7 @@ const STALE: Says = (kind::DATA_FRESH, "False DataStale");
 const ABSURD: Says = (kind::DATA_FRESH, "False ImplausibleReading");
 pub const AWAY: Says = (kind::DATA_FRESH, "False PrometheusUnavailable");
 const NO_METER: Says = (kind::DATA_FRESH, "False MeterUnavailable");
+const MISLABELLED: Says = (kind::SOURCES_AGREE, "False NodesDiffer");
 const SILENT: Says = (kind::READY, "False AgentSilent");
 
 /// Every fault that can befall what a scene of this setting has, where it begins now.
@@ -104,7 +105,7 @@ fn faults_of_series() -> Vec<Fault> {
         ("every exporter gone", Box::new(|state| state.series.clear()), [NONE; 2]),
         ("an exporter gone", Box::new(|state| without(state, "DCGM", "n1")), [STALE; 2]),
         ("duplicated", Box::new(duplicate), [FRESH; 2]),
-        ("nodes swapped", Box::new(|state| swap(state, "Hostname")), [FRESH; 2]),
+        ("nodes swapped", Box::new(|state| swap(state, "Hostname")), [MISLABELLED; 2]),
         ("pods swapped", Box::new(|state| swap(state, "exported_pod")), [NONE, FRESH]),
         ("pods lost", Box::new(|state| lose_pods(state, 2)), [NONE, FRESH]),
         ("one pod lost", Box::new(|state| lose_pods(state, 1)), [NONE, FRESH]),
@@ -132,6 +133,13 @@ fn swap(state: &mut State, label: &str) {
         let mut both = of(state, start).map(|series| series.labels.get_mut(label).unwrap());
         let (one, other) = (both.next().unwrap(), both.next().unwrap());
         std::mem::swap(one, other);
+    }
+}
+
+fn swap_agents(state: &mut State) {
+    for series in of(state, "powercap_agent") {
+        let node = series.labels.get_mut("node").unwrap();
+        *node = if node == "n0" { "n1" } else { "n0" }.to_owned();
     }
 }
 
@@ -163,6 +171,7 @@ fn faults_of_agents(began: f64) -> Vec<Fault> {
         ),
         ("agents frozen", Box::new(frozen), [FRESH, SILENT]),
         ("agents renamed", Box::new(renamed), [FRESH, SILENT]),
+        ("agents' nodes swapped", Box::new(swap_agents), [MISLABELLED; 2]),
         ("an agent gone", Box::new(|state| without(state, "powercap_agent", "n1")), [FRESH, SILENT]),
     ]
 }

@@ -10,10 +10,7 @@ mod scene;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use powercap_common::{
-    api::{Epoch, NodeFrequenciesSpec},
-    condition::kind,
-};
+use powercap_common::api::{Epoch, NodeFrequenciesSpec};
 
 use self::{
     faults::{AWAY, FRESH, Fault},
