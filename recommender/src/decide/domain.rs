@@ -19,11 +19,11 @@ use super::{
     grants::Budget,
     labelled::Labelled,
     outlook::{self, Outlook},
-    policy::FloorReached,
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
     unmanaged::Unmanaged,
+    verdict::FloorReached,
 };
 use crate::{
     algorithms::{self, Algorithm},

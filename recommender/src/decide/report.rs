@@ -13,9 +13,10 @@ use powercap_common::{
 use super::{
     fleet::Board,
     outlook,
-    policy::{Beside, PolicyView, Verdict},
+    policy::PolicyView,
     readings::{Readings, differences},
     steady::{Bounds, steady},
+    verdict::{Beside, Verdict},
     violators::violators,
 };
 
