@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     algorithm::{self, AlgorithmError},
-    api::{Action, Mode, Performance, PowerCappingPolicy, PowerScope, Rung, TargetRef},
+    api::{Action, FoundTarget, Mode, Performance, PowerCappingPolicy, PowerScope, Rung, TargetRef},
     selector::{Labels, Selector, SelectorError},
     target::Controller,
     units::Watts,
@@ -117,8 +117,9 @@ pub fn selects(object: &PowerCappingPolicy, labels: &Labels, controller: Option<
         (None, Some(target)) => {
             let found = object.status.as_ref().and_then(|status| status.target.as_ref());
             let found = found.filter(|found| found.target_ref == *target);
-            let selector = found.and_then(|found| found.selector.parse::<Selector>().ok());
-            selector.is_some_and(|selector| selector.matches(labels)) && target.owns(controller, labels)
+            let selected =
+                |found: &FoundTarget| found.selector.parse::<Selector>().is_ok_and(|selector| selector.matches(labels));
+            found.is_some_and(|found| selected(found) && found.owns(controller, labels))
         }
         _ => false,
     }

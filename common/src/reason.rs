@@ -93,6 +93,8 @@ reasons! {
     ImplausibleReading,
     /// Two sources tell different power of one device for longer than three collection intervals, by more than sensors err; the higher counts and nothing is relaxed.
     SourcesDiffer,
+    /// The labels of a board's readings name another node of the cluster than the one whose agent has the board, as where exporters are swapped or relabelled wrongly; it counts where its agent is, and nothing is relaxed.
+    NodesDiffer,
     /// The domain's meter does not answer, or with what cannot be its power; what was unmanaged stays so, and nothing is raised on it.
     MeterUnavailable,
     /// The domain's meter tells over 10 % less than its nodes draw by their own readings; the higher counts, and what is unmanaged does not fall.

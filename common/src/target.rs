@@ -4,6 +4,7 @@
 //!
 //! ```text
 //!   Deployment                          ─▶ ReplicaSet NAME-HASH ─▶ pod      HASH: the pod's pod-template-hash
+//!                                       ─▶ ReplicaSet adopted   ─▶ pod      by name, as it was found
 //!   ReplicaSet, StatefulSet, DaemonSet,
 //!   Job, ReplicationController          ───────────────────────▶ pod
 //!   KServe's kinds                      ─▶ Deployment and so on ▶ pod       its labels, and something controls it
@@ -18,7 +19,10 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::{api::TargetRef, selector::Labels};
+use crate::{
+    api::{FoundTarget, TargetRef},
+    selector::Labels,
+};
 
 /// What controls a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -147,6 +151,15 @@ impl TargetRef {
     }
 }
 
+impl FoundTarget {
+    /// Whether a pod that its selector matches is its own.
+    #[must_use]
+    pub fn owns(&self, controller: Option<&Controller>, labels: &Labels) -> bool {
+        let adopted = |by: &Controller| by.kind == "ReplicaSet" && self.adopted.contains(&by.name);
+        self.target_ref.owns(controller, labels) || controller.is_some_and(adopted)
+    }
+}
+
 impl fmt::Display for TargetRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ({})", self.kind, self.name, self.api_version)
@@ -186,6 +199,22 @@ mod tests {
         }
         let bare = target("apps/v1", "Deployment").owns(by("ReplicaSet", "chat-5f6d").as_ref(), &Labels::new());
         assert!(!bare, "a pod without the hash is of no ReplicaSet of a Deployment");
+    }
+
+    #[test]
+    fn a_pod_of_a_replica_set_that_a_deployment_adopted_is_its_own() {
+        let target_ref = target("apps/v1", "Deployment");
+        let found = FoundTarget { target_ref, selector: "app=chat".into(), adopted: vec!["old-5f6d".into()] };
+        for (kind, name, owns) in [
+            ("ReplicaSet", "old-5f6d", true),
+            ("ReplicaSet", "older-5f6d", false),
+            ("StatefulSet", "old-5f6d", false),
+            ("ReplicaSet", "chat-5f6d", true),
+        ] {
+            let by = Controller { kind: kind.into(), name: name.into() };
+            let labels = [("pod-template-hash".to_owned(), "5f6d".to_owned())].into();
+            assert_eq!(found.owns(Some(&by), &labels), owns, "{kind} {name}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
 use powercap_common::{
-    api::{Epoch, NodeFrequencies, PowerCappingPolicy, PowerDomain, TargetRef},
+    api::{Epoch, FoundTarget, NodeFrequencies, PowerCappingPolicy, PowerDomain, TargetRef},
     policy::PolicyId,
     reason::Reason,
     selector::Labels,
@@ -42,10 +42,9 @@ pub struct Observation {
     pub pending: Vec<Arc<PendingPod>>,
     /// The labels of each namespace.
     pub namespaces: BTreeMap<String, Labels>,
-    /// What the policies' targets are known to select, in the text form of selectors, or why that is not
-    /// known; one that is not here is being looked up.
+    /// What the policies' targets are known to select, or why that is not known; one that is not here is being looked up.
     #[serde(with = "pairs")]
-    pub targets: BTreeMap<Target, Result<String, Hold>>,
+    pub targets: BTreeMap<Target, Result<FoundTarget, Hold>>,
     /// Readings, with their age and source.
     pub telemetry: Telemetry,
     /// The epoch under which this decision's changes are written: our term, and the next count in it.

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use powercap_common::{api::PowerCappingPolicyStatus, reason::Reason, target::Controller};
+use powercap_common::{
+    api::{FoundTarget, PowerCappingPolicyStatus},
+    reason::Reason,
+    target::Controller,
+};
 use powercap_recommender::observation::{Hold, PodName, Target};
 use serde_json::json;
 
@@ -26,9 +30,16 @@ fn chat() -> World {
 
 /// What is known of the Deployment from now on.
 fn told(world: &mut World, answer: Result<&str, Reason>) {
+    told_of(world, answer, &[]);
+}
+
+/// Likewise, with ReplicaSets that it adopted.
+fn told_of(world: &mut World, answer: Result<&str, Reason>, adopted: &[&str]) {
     let target_ref = world.observation.policies[0].spec.target_ref.clone().unwrap();
-    let target = Target { namespace: "llm".into(), target_ref };
-    let answer = answer.map(str::to_owned).map_err(|reason| Hold::new(reason, "there is no Deployment chat"));
+    let target = Target { namespace: "llm".into(), target_ref: target_ref.clone() };
+    let adopted = adopted.iter().map(|&name| name.to_owned()).collect();
+    let found = |selector: &str| FoundTarget { target_ref, selector: selector.to_owned(), adopted };
+    let answer = answer.map(found).map_err(|reason| Hold::new(reason, "there is no Deployment chat"));
     world.observation.targets.insert(target, answer);
 }
 
@@ -50,6 +61,21 @@ fn pods_with_the_labels_of_a_deployment_that_it_does_not_control_are_left_alone(
     assert_eq!((status(&world).matched_pods, status(&world).current_power_watts), (1, Some(400)));
     assert_eq!(status(&world).target.as_ref().unwrap().selector, "app=chat");
     assert_eq!(world.policy_says("chat", "Ready"), "True Enforcing");
+}
+
+#[test]
+fn pods_of_a_replica_set_that_a_deployment_adopted_are_its_own_also_while_it_is_not_found() {
+    let mut world = chat();
+    told_of(&mut world, Ok("app=chat"), &["chat-canary-5f6d"]);
+    world.settle();
+    assert_eq!(capped(&world), ["GPU-other", "GPU-own"]);
+    told(&mut world, Err(Reason::TargetNotFound));
+    world.new_leader();
+    world.settle();
+    assert_eq!((capped(&world).len(), status(&world).matched_pods), (2, 2));
+    told(&mut world, Ok("app=chat"));
+    world.settle();
+    assert_eq!(capped(&world), ["GPU-own"], "it has let it go");
 }
 
 #[test]

@@ -45,6 +45,51 @@ fn power(world: &World) -> Option<u32> {
     world.observation.policies[0].status.as_ref().unwrap().current_power_watts
 }
 
+/// What the policy says of its sources, in full.
+fn disagreement(world: &World) -> Option<String> {
+    let conditions = &world.observation.policies[0].status.as_ref().unwrap().conditions;
+    conditions.iter().find(|condition| condition.type_ == "SourcesAgree").map(|condition| condition.message.clone())
+}
+
+#[test]
+fn a_board_whose_labels_name_another_node_counts_where_its_agent_is_and_raises_nothing() {
+    let labelled = |world: &mut World, node: &str| {
+        world.observation.telemetry.gpus.get_mut("GPU-a").unwrap().node = Some(node.to_owned());
+    };
+    let mut world = chat();
+    world.node("n1", "r1");
+    world.settle();
+    let low = clock(&world);
+    for _ in 0..3 {
+        world.pass(5);
+        exporter_reads(&mut world, 100);
+        world.cpu("n1", 200);
+        labelled(&mut world, "n1");
+        world.turn();
+    }
+    let says = disagreement(&world).unwrap();
+    for word in ["the DCGM exporter", "GPU-a", "n1 as its node's name", "the agent of n0", "correct the relabelling"] {
+        assert!(says.contains(word), "{says}");
+    }
+    assert_eq!(world.domain_says("rack", "SourcesAgree"), "False NodesDiffer");
+    assert_eq!((clock(&world), power(&world)), (low, Some(100)), "it counts, and relaxes nothing");
+    // A name that no node has is the exporter's own, and a silent agent may tell of a board that was moved.
+    for (node, heard) in [("exporter-x7f", 0), ("n1", 60)] {
+        world.observation.telemetry.agents.insert("n0".into(), world.now - SignedDuration::from_secs(heard));
+        labelled(&mut world, node);
+        world.turn();
+        assert_eq!(disagreement(&world), None, "{node}");
+    }
+    world.observation.telemetry.agents.clear();
+    for _ in 0..3 {
+        world.pass(5);
+        exporter_reads(&mut world, 100);
+        world.cpu("n1", 200);
+        world.turn();
+    }
+    assert!(clock(&world) > low, "with the label put right it rises");
+}
+
 #[test]
 fn where_the_exporter_has_no_usable_reading_the_agents_counts() {
     let absurd = |world: &mut World| exporter_reads(world, 5000);

@@ -264,6 +264,10 @@ pub struct FoundTarget {
     /// Which pods it selects, as text: `app=chat,tier in (gold,iron)`.
     #[schemars(length(max = 8192))]
     pub selector: String,
+    /// ReplicaSets of a Deployment that are not called after it: it adopted them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub adopted: Vec<String>,
 }
 
 /// A pod of the policy whose devices a cap holds back.

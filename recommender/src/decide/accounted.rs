@@ -3,8 +3,11 @@
 use jiff::Timestamp;
 use powercap_common::{reason::Reason, units::Watts};
 
-use super::{domain::DomainView, readings::Readings};
-use crate::observation::{Apart, Hold};
+use super::{
+    domain::DomainView,
+    readings::{Doubt, Readings},
+};
+use crate::observation::Hold;
 
 /// Power of the nodes, alternating current.
 pub struct Accounted<'a> {
@@ -12,8 +15,8 @@ pub struct Accounted<'a> {
     pub power: Watts,
     /// When the oldest reading was taken.
     pub oldest: Timestamp,
-    /// Devices of which two sources tell different power.
-    pub apart: Vec<(String, &'a Apart)>,
+    /// Devices on which sources differ.
+    pub doubts: Vec<(String, Doubt<'a>)>,
 }
 
 /// What is known of all nodes of a domain.
@@ -25,7 +28,7 @@ pub fn accounted<'a>(view: &DomainView, readings: &Readings<'a>) -> Result<Accou
         return Err(Hold::new(Reason::NoMatchingNodes, "no node, no reading"));
     }
     let &Readings { fleet, now, .. } = readings;
-    let (mut power, mut oldest, mut apart) = (Watts::ZERO, now, Vec::new());
+    let (mut power, mut oldest, mut doubts) = (Watts::ZERO, now, Vec::new());
     for &at in &view.members {
         let name = fleet.nodes[at].name;
         let mut devices = Watts::ZERO;
@@ -33,12 +36,12 @@ pub fn accounted<'a>(view: &DomainView, readings: &Readings<'a>) -> Result<Accou
             let counted = readings.of_board(board)?;
             devices = devices + counted.power.value;
             oldest = oldest.min(counted.power.at);
-            apart.extend(counted.apart.map(|apart| (format!("{} on {name}", board.uuid), apart)));
+            doubts.extend(counted.doubt.map(|doubt| (format!("{} on {name}", board.uuid), doubt)));
         }
         let cpus = readings.of_cpus(at)?;
         power = power + fleet.nodes[at].overhead.node_power(devices + cpus.power.value);
         oldest = oldest.min(cpus.power.at);
-        apart.extend(cpus.apart.map(|apart| (format!("the CPUs of {name}"), apart)));
+        doubts.extend(cpus.doubt.map(|doubt| (format!("the CPUs of {name}"), doubt)));
     }
-    Ok(Accounted { power, oldest, apart })
+    Ok(Accounted { power, oldest, doubts })
 }

@@ -27,9 +27,10 @@ use super::{
     ladder::{Load, Need, permits, rungs_left},
     overlap,
     pending::{Listed, Pending},
-    policy::{FloorReached, PolicyView, Verdict},
+    policy::PolicyView,
     readings::Readings,
     tree,
+    verdict::{FloorReached, Verdict},
     victims::{Permits, Pods, Victim, Workloads},
 };
 use crate::observation::PodName;

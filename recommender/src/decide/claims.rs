@@ -43,9 +43,9 @@ pub fn requested(booked: &[Booked], fleet: &Fleet<'_>) -> Vec<Watts> {
     fleet.nodes.iter().zip(booked).map(power).collect()
 }
 
-/// The power, where it is known and no two sources tell different ones: on less nothing is raised.
+/// The power, where it is known and not in doubt: on less nothing is raised.
 pub fn certain(counted: Result<Counted<'_>, Hold>) -> Option<Watts> {
-    counted.ok().filter(|counted| counted.apart.is_none()).map(|counted| counted.power.value)
+    counted.ok().filter(|counted| counted.doubt.is_none()).map(|counted| counted.power.value)
 }
 
 /// What each node draws, its overhead included; `None` where a reading of it is missing.

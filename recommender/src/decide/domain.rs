@@ -19,11 +19,11 @@ use super::{
     grants::Budget,
     labelled::Labelled,
     outlook::{self, Outlook},
-    policy::FloorReached,
     readings::{Readings, differences},
     steady::{Bounds, steady},
     tree::Misplaced,
     unmanaged::Unmanaged,
+    verdict::FloorReached,
 };
 use crate::{
     algorithms::{self, Algorithm},
@@ -177,7 +177,7 @@ pub fn report(
     let rest = power.as_ref().ok().zip(of_pods).map(|(all, of_pods)| all.power.saturating_sub(of_pods));
     status.unattributed_watts = rest.map(|watts| steady(status.unattributed_watts, watts, &Bounds { edges: &[] }));
     match &power {
-        Ok(Accounted { power, apart, .. }) => {
+        Ok(Accounted { power, doubts, .. }) => {
             let bounds = Bounds { edges: &[domain.cap] };
             let shown = steady(status.current_power_watts, *power, &bounds);
             status.current_power_watts = Some(shown);
@@ -189,8 +189,7 @@ pub fn report(
             };
             let message = format!("{shown} W (unmanaged included) is {word} the cap of {} W", domain.cap.floor());
             say(&mut status.conditions, kind::WITHIN_CAP, (*power <= domain.cap).into(), reason, message);
-            let apart = differences(apart).map(|message| (Reason::SourcesDiffer, message));
-            match apart.or_else(|| view.unmanaged.disagreement()) {
+            match differences(doubts).or_else(|| view.unmanaged.disagreement()) {
                 Some((reason, message)) => {
                     say(&mut status.conditions, kind::SOURCES_AGREE, Truth::False, reason, message);
                 }

@@ -19,7 +19,7 @@ use powercap_common::{
     units::Watts,
 };
 
-use super::policy::FloorReached;
+use super::verdict::FloorReached;
 
 /// From where its nodes are held back, no workload of a domain grows until power is below this part of that.
 const DOMAIN_THAWS_PERCENT: u32 = 95;

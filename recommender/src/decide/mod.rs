@@ -1,7 +1,7 @@
 //! The decision: from everything that is known to everything that is to be written.
 //!
 //! ```text
-//!  observation ─▶ fleet ─▶ policy (share: limits; throttle: clocks) ─────────────────────────────────────────┐
+//!  observation ─▶ fleet ─▶ policy ─▶ verdict (share: limits; throttle: clocks) ──────────────────────────────┐
 //!                      ├─▶ domain, unmanaged ─▶ tree (wishes) ─▶ grants (what conservation permits) ─────────┤
 //!                      ├─▶ booked (what pods request) ─▶ offers (to pods that are not there yet) ────────────┤
 //!                      └─▶ actions (ladder, victims, pending: who gives way where clocks are not enough) ────┤
@@ -27,6 +27,7 @@ mod ceiling;
 mod claims;
 mod demand;
 mod domain;
+mod drawn;
 pub mod events;
 mod fits;
 mod fleet;
@@ -57,6 +58,7 @@ mod tenancy;
 mod throttle;
 mod tree;
 mod unmanaged;
+mod verdict;
 mod victims;
 mod violators;
 
@@ -71,22 +73,9 @@ use powercap_common::{
 use serde::Serialize;
 
 use self::{
-    actions::Actions,
-    booked::Booked,
-    boot_taint::Initialized,
-    domain::DomainView,
-    events::Notices,
-    fleet::Fleet,
-    groups::Groups,
-    labelled::Labelled,
-    node::Decided,
-    offers::Offer,
-    overlap::Taken,
-    policy::{PolicyView, Verdict},
-    readings::Readings,
-    stale::Offers,
-    tenancy::Rules,
-    tree::Wishes,
+    actions::Actions, booked::Booked, boot_taint::Initialized, domain::DomainView, events::Notices, fleet::Fleet,
+    groups::Groups, labelled::Labelled, node::Decided, offers::Offer, overlap::Taken, policy::PolicyView,
+    readings::Readings, stale::Offers, tenancy::Rules, tree::Wishes, verdict::Verdict,
 };
 pub use self::{news::News, node::NodeWrite, outlook::Outlook, replicas::Replicas, requests::asks_for_use};
 use crate::observation::{Hold, Metered, Observation, Throttled, pairs};
@@ -252,7 +241,7 @@ fn judge<'a>(views: Vec<PolicyView<'a>>, groups: &Groups, readings: &Readings<'a
         let view = &views[at];
         let active = view.policy.as_ref().ok().filter(|policy| policy.mode != Mode::Off && view.hold().is_none());
         let Some(policy) = active else { continue };
-        let verdict = policy::judge(view, policy, &taken, groups, readings);
+        let verdict = verdict::judge(view, policy, &taken, groups, readings);
         taken.note(at, view, &verdict);
         verdicts[at] = Some(verdict);
     }

@@ -19,9 +19,10 @@ use super::{
     grants::Holding,
     groups::Groups,
     offers::{self, Offer},
-    policy::{PolicyView, Verdict},
+    policy::PolicyView,
     promise,
     readings::Readings,
+    verdict::Verdict,
 };
 use crate::observation::Observation;
 

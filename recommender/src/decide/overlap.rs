@@ -9,10 +9,7 @@ use std::cmp::Reverse;
 
 use powercap_common::{policy::ClockFloor, units::Watts};
 
-use super::{
-    fleet::Board,
-    policy::{PolicyView, Verdict},
-};
+use super::{fleet::Board, policy::PolicyView, verdict::Verdict};
 
 /// What comes first on a device.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,7 +9,10 @@
 //!   old, none or absurd   │ likewise      │ none, with the reason why
 //! ```
 //!
-//! Must hold: what is old, or more than the board can draw, is no reading, and never zero watts.
+//! A board is where its node's agent says that it is, whatever node the labels of its readings name.
+//!
+//! Must hold: what is old, or more than the board can draw, is no reading, and never zero watts; sources that differ,
+//! in power or in place, raise nothing.
 
 use std::fmt;
 
@@ -20,7 +23,7 @@ use powercap_common::{
 };
 
 use super::fleet::{Board, Fleet, Pod};
-use crate::observation::{Apart, GpuReading, Hold, Observation, Sample, fresh};
+use crate::observation::{Apart, GpuReading, Hold, Observation, Sample, Source, fresh};
 
 /// A board's limiter lets more than its maximum pass for moments, and sensors err; not by this much.
 const MOST_PERCENT_OF_MAXIMUM: u32 = 150;
@@ -32,8 +35,24 @@ pub struct Counted<'a> {
     pub power: Sample<Watts>,
     /// The clock of a board, by the same source where it tells one.
     pub clock: Option<Sample<Megahertz>>,
+    /// Why it is no basis for raising anything.
+    pub doubt: Option<Doubt<'a>>,
+}
+
+/// What is in doubt about a device's reading.
+#[derive(Clone, Copy)]
+pub enum Doubt<'a> {
     /// Two sources have lain apart for too long.
-    pub apart: Option<&'a Apart>,
+    Apart(&'a Apart),
+    /// A source names another node as the board's than its node's agent does.
+    Elsewhere {
+        /// Who does.
+        source: Source,
+        /// Which node that is.
+        named: &'a str,
+        /// The agent's.
+        node: &'a str,
+    },
 }
 
 /// The readings, the boards that they are of, and the time.
@@ -98,7 +117,10 @@ impl<'a> Readings<'a> {
             possible(sample, maximum, &what)
         };
         let clock = |reading: Option<&GpuReading>| reading.and_then(|reading| reading.clock);
-        let by = |power, one, other| Counted { power, clock: clock(one).or_else(|| clock(other)), apart: None };
+        let by = |power, one, other, apart: Option<_>| {
+            let doubt = apart.map(Doubt::Apart).or_else(|| self.elsewhere(board));
+            Counted { power, clock: clock(one).or_else(|| clock(other)), doubt }
+        };
         match (usable(exporter), agent.map(|agent| usable(Some(agent)))) {
             (Ok(exporters), Some(Ok(agents))) => {
                 let apart = self.apart(board.uuid);
@@ -107,10 +129,10 @@ impl<'a> Readings<'a> {
                 } else {
                     (exporters, exporter, agent)
                 };
-                Ok(Counted { apart, ..by(power, one, other) })
+                Ok(by(power, one, other, apart))
             }
-            (Ok(power), _) => Ok(by(power, exporter, agent)),
-            (Err(_), Some(Ok(power))) => Ok(by(power, agent, exporter)),
+            (Ok(power), _) => Ok(by(power, exporter, agent, None)),
+            (Err(_), Some(Ok(power))) => Ok(by(power, agent, exporter, None)),
             // Where only the agent ever told, its silence is what is wrong.
             (Err(_), Some(Err(agents))) if exporter.is_none_or(|gpu| gpu.power.is_none()) => Err(agents),
             (Err(hold), _) => Err(hold),
@@ -137,7 +159,7 @@ impl<'a> Readings<'a> {
             (Err(_), Some(agent)) => (agent, None),
             (Err(hold), None) => return Err(hold),
         };
-        Ok(Counted { power, clock: None, apart })
+        Ok(Counted { power, clock: None, doubt: apart.map(Doubt::Apart) })
     }
 
     /// The CPU power of a pod, where a recent reading tells it.
@@ -157,6 +179,20 @@ impl<'a> Readings<'a> {
         trouble: Option<&Hold>,
     ) -> Result<Sample<Watts>, Hold> {
         fresh(sample, what, trouble, self.now, self.observation.stale_after()).copied()
+    }
+
+    /// A source whose recent readings of a board carry the name of another node than the one whose agent tells of it.
+    /// Names that no node has are the exporter's own; an agent that is silent may tell of a board that was moved.
+    fn elsewhere(&self, board: &Board<'a>) -> Option<Doubt<'a>> {
+        let node = &self.fleet.nodes[board.told.and(board.node)?];
+        let named = |reading: &'a GpuReading| {
+            let named = reading.node.as_deref().filter(|named| *named != node.name)?;
+            let power = reading.power.filter(|power| self.recent(power.at))?;
+            self.fleet.node(named)?;
+            Some(Doubt::Elsewhere { source: power.source, named, node: node.name })
+        };
+        let doubt = board.reading.and_then(named).or_else(|| board.by_agent.and_then(named))?;
+        (!self.observation.agent_is_silent(node.name, node.frequencies, self.now)).then_some(doubt)
     }
 
     /// Sources that have lain apart for longer than chance and a slow exporter explain.
@@ -192,10 +228,21 @@ fn possible(sample: Sample<Watts>, maximum: Option<Watts>, what: &What<'_>) -> R
     }
 }
 
-/// What to tell people of devices on which sources lie apart; none when there is no such device.
-pub fn differences(of: &[(String, &Apart)]) -> Option<String> {
-    let (device, Apart { higher, lower, .. }) = of.first()?;
+/// What to tell people of devices on which sources differ; none when there is no such device.
+pub fn differences(of: &[(String, Doubt<'_>)]) -> Option<(Reason, String)> {
+    let (device, doubt) = of.first()?;
     let more = of.len() - 1;
     let more = if more > 0 { format!(", and so on {more} more") } else { String::new() };
-    Some(format!("{higher} tells more power of {device} than {lower}{more}; the higher counts"))
+    Some(match doubt {
+        Doubt::Apart(Apart { higher, lower, .. }) => (
+            Reason::SourcesDiffer,
+            format!("{higher} tells more power of {device} than {lower}{more}; the higher counts"),
+        ),
+        Doubt::Elsewhere { source, named, node } => (
+            Reason::NodesDiffer,
+            format!(
+                "{source} tells of {device} with {named} as its node's name, while the agent of {node} has that board{more}; correct the relabelling of that scrape. Until then it counts for {node}"
+            ),
+        ),
+    })
 }

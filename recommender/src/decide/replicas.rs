@@ -22,11 +22,7 @@ use powercap_common::{
 };
 
 use super::{
-    Figures, Judged, demand,
-    domain::DomainView,
-    policy::{PolicyView, Verdict},
-    readings::Readings,
-    reserved,
+    Figures, Judged, demand, domain::DomainView, policy::PolicyView, readings::Readings, reserved, verdict::Verdict,
 };
 use crate::observation::{Hold, PodFacts};
 

@@ -13,9 +13,10 @@ use powercap_common::{
 use super::{
     fleet::Board,
     outlook,
-    policy::{Beside, PolicyView, Verdict},
+    policy::PolicyView,
     readings::{Readings, differences},
     steady::{Bounds, steady},
+    verdict::{Beside, Verdict},
     violators::violators,
 };
 
@@ -68,10 +69,10 @@ pub fn judged(
                     say(&mut status, kind::DATA_FRESH, Truth::False, hold.reason, message);
                 }
             }
-            match differences(&verdict.apart) {
-                Some(message) => {
+            match differences(&verdict.doubts) {
+                Some((reason, message)) => {
                     let message = format!("{message} and no ceiling is relaxed");
-                    say(&mut status, kind::SOURCES_AGREE, Truth::False, Reason::SourcesDiffer, message);
+                    say(&mut status, kind::SOURCES_AGREE, Truth::False, reason, message);
                 }
                 None => status.conditions.retain(|condition| condition.type_ != kind::SOURCES_AGREE),
             }

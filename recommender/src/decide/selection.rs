@@ -48,8 +48,10 @@ impl<'a> Selection<'a> {
         };
         let (target, trouble) = find(policy, target_ref, object, observation);
         let selector = target.as_ref().and_then(|target| target.selector.parse::<Selector>().ok());
-        let owned = |pod: &Pod<'_>| target_ref.owns(pod.facts.controller.as_ref(), &pod.facts.labels);
-        let pods = selector.map(|selector| matching(pods_in, &selector, owned)).unwrap_or_default();
+        let owned = |found: &FoundTarget, pod: &Pod<'_>| found.owns(pod.facts.controller.as_ref(), &pod.facts.labels);
+        let found = target.as_ref().zip(selector);
+        let pods = found.map(|(found, selector)| matching(pods_in, &selector, |pod| owned(found, pod)));
+        let pods = pods.unwrap_or_default();
         Self { pods, target, trouble }
     }
 }
@@ -61,11 +63,10 @@ fn find(
     observation: &Observation,
 ) -> (Option<FoundTarget>, Option<Hold>) {
     let asked = Target { namespace: policy.id.namespace.clone(), target_ref: target_ref.clone() };
-    let found = |selector: &String| FoundTarget { target_ref: target_ref.clone(), selector: selector.clone() };
     let remembered = object.status.as_ref().and_then(|status| status.target.clone());
     let remembered = remembered.filter(|found| found.target_ref == *target_ref);
     match observation.targets.get(&asked) {
-        Some(Ok(selector)) => (Some(found(selector)), None),
+        Some(Ok(found)) => (Some(found.clone()), None),
         Some(Err(hold)) => (remembered, Some(hold.clone())),
         None if remembered.is_some() => (remembered, None),
         None => (None, Some(Hold::new(Reason::TargetPending, format!("looking {target_ref} up")))),

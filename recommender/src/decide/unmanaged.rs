@@ -104,13 +104,12 @@ fn usable(domain: &Domain, readings: &Readings<'_>) -> Result<Sample<Watts>, Hol
     let reading = observation.telemetry.meters.get(&domain.name);
     let (power, problem) =
         reading.map(|reading| (reading.power.as_ref(), reading.problem.as_ref())).unwrap_or_default();
-    let unavailable = |hold: Hold| Hold::new(Reason::MeterUnavailable, hold.message);
-    let sample = fresh(power, "the domain's power by its meter", problem, now, observation.stale_after());
-    let sample = *sample.map_err(unavailable)?;
-    // An answer that is none is known at once, not only when the last good one is old.
+    // An answer that is none is known at once, and is not told otherwise once the last good one is old.
     if let Some(problem) = problem {
-        return Err(unavailable(problem.clone()));
+        return Err(Hold::new(Reason::MeterUnavailable, problem.message.clone()));
     }
+    let sample = fresh(power, "the domain's power", None, now, observation.stale_after());
+    let sample = *sample.map_err(|hold| Hold::new(Reason::MeterUnavailable, hold.message))?;
     if sample.value > domain.cap.percent(MOST_TIMES_CAP * 100) {
         let message =
             format!("the meter tells more than {MOST_TIMES_CAP} times the cap; does the query answer in watts?");

@@ -26,12 +26,7 @@ use powercap_common::{
     units::Watts,
 };
 
-use super::{
-    fleet::Pod,
-    ladder::permits,
-    policy::{PolicyView, Verdict},
-    readings::Readings,
-};
+use super::{fleet::Pod, ladder::permits, policy::PolicyView, readings::Readings, verdict::Verdict};
 use crate::observation::{PodFacts, PodName};
 
 /// Kinds whose replicas we can bound.

@@ -25,9 +25,10 @@ use powercap_common::{
 use super::{
     fleet::{Board, Pod},
     outlook,
-    policy::{PolicyView, Verdict},
+    policy::PolicyView,
     readings::Readings,
     steady::{Bounds, steady},
+    verdict::Verdict,
 };
 use crate::model::{
     history::History,

@@ -2,7 +2,8 @@
 //! their status, which they write only when something changes; and what their devices draw, by their own
 //! sensors.
 //!
-//! Must hold: what an agent does not know it tells as NaN, which is no reading and no fault.
+//! Must hold: what an agent does not know it tells as NaN, which is no reading and no fault; more than any device draws
+//! is no reading either, and spoils no mean by which sources are compared.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,8 @@ use powercap_common::units::Watts;
 
 use super::{
     answer::Element,
-    dcgm::{age, before, megahertz},
+    dcgm::{self, age, before, megahertz},
+    kepler,
     names::AgentNames,
 };
 use crate::observation::{GpuReading, Sample, Source};
@@ -47,7 +49,7 @@ pub fn gpus(
     let dated = dated(times, asked_at);
     let uuid = names.uuid.as_str();
     for element in power {
-        let Some(value) = Watts::from_measurement(element.value) else { continue };
+        let Some(value) = plausible(element.value, dcgm::MOST_PLAUSIBLE) else { continue };
         let Some((uuid, at)) = element.labels.get(uuid).zip(dated(element, Some(uuid))) else { continue };
         let gpu = gpus.entry(uuid.to_owned()).or_default();
         gpu.node = element.labels.get(names.node.as_str()).map(ToOwned::to_owned);
@@ -71,11 +73,15 @@ pub fn cpus(
 ) -> BTreeMap<String, Sample<Watts>> {
     let dated = dated(times, asked_at);
     let readings = power.iter().filter_map(|element| {
-        let value = Watts::from_measurement(element.value)?;
+        let value = plausible(element.value, kepler::MOST_PLAUSIBLE)?;
         let node = element.labels.get(names.node.as_str())?;
         Some((node.to_owned(), Sample { value, at: dated(element, None)?, source: Source::Agent }))
     });
     readings.collect()
+}
+
+fn plausible(watts: f64, most: Watts) -> Option<Watts> {
+    Watts::from_measurement(watts).filter(|watts| *watts <= most)
 }
 
 /// When the target of a series was scraped; the label `but` is the series' own.

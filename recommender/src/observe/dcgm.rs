@@ -18,7 +18,7 @@ use super::{
 use crate::observation::{GpuReading, Hold, PodName, Sample, Source};
 
 /// No board draws more; what claims to is no reading.
-const MOST_PLAUSIBLE: Watts = Watts::new(10_000);
+pub(super) const MOST_PLAUSIBLE: Watts = Watts::new(10_000);
 /// Two series of one board are of the same time when no more lies between their samples. One that is older
 /// is of an exporter that is gone.
 const SAME_TIME: SignedDuration = SignedDuration::from_secs(60);

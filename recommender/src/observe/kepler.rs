@@ -17,7 +17,7 @@ use super::{
 use crate::observation::{Hold, PodName, Sample, Source};
 
 /// The CPUs of no node draw more; what claims to is no reading.
-const MOST_PLAUSIBLE: Watts = Watts::new(20_000);
+pub(super) const MOST_PLAUSIBLE: Watts = Watts::new(20_000);
 /// A rate needs two samples, and this many intervals hold them when one is lost.
 const RATE_OVER_INTERVALS: i32 = 4;
 

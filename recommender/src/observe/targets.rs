@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   policies ─▶ whom to ask now (pure) ─▶ discovery, kept for ten minutes ─▶ scale, spec or itself ─▶ answers
-//!                    ▲                                                                                 │
+//!                    ▲                                                     (of a Deployment: its ReplicaSets)  │
 //!                    └────────────────── when to ask again: later after each failure ◀─────────────────┘
 //! ```
 //!
-//! Must hold: decisions wait for none of it; whatever people write into policies, the API server is asked no
-//! more than `A_ROUND` times in each `ROUND`; what fails is asked for ever less often.
+//! Must hold: decisions wait for none of it; whatever people write into policies, the API server is asked for no
+//! more than `A_ROUND` targets in each `ROUND`, by two calls each; what fails is asked for ever less often.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -16,19 +16,23 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::{
+    api::apps::v1::ReplicaSet,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
 use kube::{
     Api, Client,
+    api::ListParams,
     core::{ApiResource, DynamicObject, GroupVersionKind},
     discovery::{self, Scope},
     error::DiscoveryError,
     runtime::reflector::Store,
 };
 use powercap_common::{
-    api::{PowerCappingPolicy, TargetRef},
+    api::{FoundTarget, PowerCappingPolicy, TargetRef},
     reason::Reason,
-    selector::{Selector, SelectorError},
-    target::SelectorAt,
+    selector::{Labels, Selector, SelectorError},
+    target::{Controller, SelectorAt},
 };
 use tokio::sync::Notify;
 
@@ -42,6 +46,9 @@ const AT_ONCE: usize = 4;
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the status has room for.
 const LONGEST_SELECTOR: usize = 8192;
+/// So many ReplicaSets are looked at; a Deployment keeps some ten.
+const MOST_REPLICA_SETS: u32 = 500;
+const MOST_ADOPTED: usize = 16;
 /// A selector hardly ever changes, and a target that is not there may be made any time.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// After the first failure, then twice as long, and so on, to the other.
@@ -50,8 +57,8 @@ const RETRY_AFTER_AT_MOST: Duration = Duration::from_secs(300);
 /// What kinds there are changes with what is installed.
 const KINDS_KEPT: Duration = Duration::from_secs(600);
 
-/// What the targets select, in the text form of selectors, or why that is not known.
-pub type Answers = BTreeMap<Target, Result<String, Hold>>;
+/// What the targets select, or why that is not known.
+pub type Answers = BTreeMap<Target, Result<FoundTarget, Hold>>;
 
 /// The answers as they are now; clones share them.
 #[derive(Clone, Default)]
@@ -74,7 +81,7 @@ impl LatestTargets {
 struct Book(BTreeMap<Target, Asked>);
 
 struct Asked {
-    answer: Option<Result<String, Hold>>,
+    answer: Option<Result<FoundTarget, Hold>>,
     failures: u32,
     due: Duration,
 }
@@ -94,7 +101,7 @@ impl Book {
     }
 
     /// Takes an answer in, and says whether it is another than before.
-    fn note(&mut self, target: &Target, answer: Result<String, Hold>, now: Duration) -> bool {
+    fn note(&mut self, target: &Target, answer: Result<FoundTarget, Hold>, now: Duration) -> bool {
         let Some(asked) = self.0.get_mut(target) else { return false };
         let failed = answer.as_ref().is_err_and(|hold| hold.reason == Reason::TargetUnknown);
         asked.failures = if failed { asked.failures.saturating_add(1) } else { 0 };
@@ -181,14 +188,16 @@ pub async fn follow(client: Client, policies: Store<PowerCappingPolicy>, latest:
     }
 }
 
-fn learn(book: &mut Book, target: &Target, answer: Result<String, AskError>, now: Duration) {
+fn learn(book: &mut Book, target: &Target, answer: Result<FoundTarget, AskError>, now: Duration) {
     let answer = answer.map_err(Hold::from);
     if !book.note(target, answer.clone(), now) {
         return;
     }
     let Target { namespace, target_ref } = target;
     match answer {
-        Ok(selector) => tracing::info!(namespace, target = %target_ref, selector, "found the target of a policy"),
+        Ok(FoundTarget { selector, adopted, .. }) => {
+            tracing::info!(namespace, target = %target_ref, selector, ?adopted, "found the target of a policy");
+        }
         Err(Hold { reason, message: why }) => {
             tracing::warn!(namespace, %reason, why, "the target of a policy is not known");
         }
@@ -226,8 +235,8 @@ async fn kind(
     Ok(kind)
 }
 
-/// The selector of a target in its text form.
-async fn selector(client: &Client, target: &Target, kind: &Kind) -> Result<String, AskError> {
+/// What a target selects, and of a Deployment what it adopted.
+async fn selector(client: &Client, target: &Target, kind: &Kind) -> Result<FoundTarget, AskError> {
     let Target { namespace, target_ref } = target;
     if !kind.namespaced {
         return Err(AskError::NotNamespaced(target_ref.clone()));
@@ -254,8 +263,41 @@ async fn selector(client: &Client, target: &Target, kind: &Kind) -> Result<Strin
             Selector::try_from(&selector).map_err(unusable)?
         }
     };
-    let text = selector.to_string();
-    if text.len() > LONGEST_SELECTOR { Err(AskError::TooLong(target_ref.clone())) } else { Ok(text) }
+    let selector = selector.to_string();
+    if selector.len() > LONGEST_SELECTOR {
+        return Err(AskError::TooLong(target_ref.clone()));
+    }
+    let is_deployment = (target_ref.group_version().0, target_ref.kind.as_str()) == ("apps", "Deployment");
+    let adopted = if is_deployment { adopted(client, target, &selector).await? } else { Vec::new() };
+    Ok(FoundTarget { target_ref: target_ref.clone(), selector, adopted })
+}
+
+/// The ReplicaSets of a Deployment that are called otherwise than after it.
+async fn adopted(
+    client: &Client,
+    Target { namespace, target_ref }: &Target,
+    selector: &str,
+) -> Result<Vec<String>, AskError> {
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+    let matching = ListParams::default().labels(selector).limit(MOST_REPLICA_SETS);
+    let sets = answered(target_ref, sets.list_metadata(&matching)).await?;
+    Ok(of_another_name(target_ref, sets.items.iter().map(|set| &set.metadata)))
+}
+
+/// Of these ReplicaSets those that the Deployment controls although they are not called after it.
+fn of_another_name<'a>(deployment: &TargetRef, sets: impl Iterator<Item = &'a ObjectMeta>) -> Vec<String> {
+    let controls = |set: &&ObjectMeta| {
+        Controller::of(set).is_some_and(|by| by.kind == deployment.kind && by.name == deployment.name)
+    };
+    let otherwise = |set: &ObjectMeta| {
+        let controller = Controller { kind: "ReplicaSet".to_owned(), name: set.name.clone()? };
+        let called_after = deployment.owns(Some(&controller), set.labels.as_ref().unwrap_or(&Labels::new()));
+        (!called_after).then_some(controller.name)
+    };
+    let mut names: Vec<_> = sets.filter(controls).filter_map(otherwise).collect();
+    names.sort();
+    names.truncate(MOST_ADOPTED);
+    names
 }
 
 async fn answered<T>(target: &TargetRef, call: impl Future<Output = kube::Result<T>>) -> Result<T, AskError> {
@@ -284,6 +326,8 @@ fn is_missing(error: &kube::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
     use super::*;
 
     fn target(name: &str) -> Target {
@@ -291,12 +335,16 @@ mod tests {
         Target { namespace: "llm".into(), target_ref }
     }
 
+    fn found(selector: &str) -> Result<FoundTarget, Hold> {
+        Ok(FoundTarget { target_ref: target("chat").target_ref, selector: selector.into(), adopted: Vec::new() })
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
     /// How often a target that always gets this answer is asked for in ten minutes.
-    fn asked(answer: &Result<String, Hold>) -> usize {
+    fn asked(answer: &Result<FoundTarget, Hold>) -> usize {
         let mut book = Book::default();
         let mut count = 0;
         for second in (0..600).step_by(2) {
@@ -310,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_target_is_asked_for_twice_a_minute_and_one_that_fails_ever_less_often() {
-        assert_eq!(asked(&Ok("app=chat".into())), 20);
+        assert_eq!(asked(&found("app=chat")), 20);
         assert_eq!(asked(&Err(Hold::new(Reason::TargetNotFound, ""))), 20, "it may be made any time");
         let failing = asked(&Err(Hold::new(Reason::TargetUnknown, "")));
         assert!((7..=10).contains(&failing), "{failing}");
@@ -325,7 +373,7 @@ mod tests {
             let due = book.due(names.clone(), seconds(2 * round));
             assert!(due.len() <= A_ROUND);
             for target in due {
-                book.note(&target, Ok("a=b".into()), seconds(2 * round));
+                book.note(&target, found("a=b"), seconds(2 * round));
                 seen.insert(target);
             }
         }
@@ -338,12 +386,31 @@ mod tests {
         let chat = target("chat");
         book.due([chat.clone()].into(), seconds(0));
         assert!(book.answers().is_empty(), "nothing is known before it was asked for");
-        assert!(book.note(&chat, Ok("app=chat".into()), seconds(0)));
-        assert!(!book.note(&chat, Ok("app=chat".into()), seconds(30)));
-        assert!(book.note(&chat, Ok("app=new".into()), seconds(60)));
-        assert_eq!(book.answers()[&chat], Ok("app=new".into()));
+        assert!(book.note(&chat, found("app=chat"), seconds(0)));
+        assert!(!book.note(&chat, found("app=chat"), seconds(30)));
+        assert!(book.note(&chat, found("app=new"), seconds(60)));
+        assert_eq!(book.answers()[&chat], found("app=new"));
         book.due(BTreeSet::new(), seconds(62));
         assert!(book.answers().is_empty());
-        assert!(!book.note(&chat, Ok("app=late".into()), seconds(63)), "an answer that came too late");
+        assert!(!book.note(&chat, found("app=late"), seconds(63)), "an answer that came too late");
+    }
+
+    #[test]
+    fn replica_sets_that_a_deployment_controls_and_that_are_not_called_after_it_were_adopted() {
+        let set = |name: &str, owner: &str| ObjectMeta {
+            name: Some(name.into()),
+            labels: Some([("pod-template-hash".to_owned(), "5f6d".to_owned())].into()),
+            owner_references: Some(vec![OwnerReference {
+                kind: "Deployment".into(),
+                name: owner.into(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        };
+        let orphan = ObjectMeta { name: Some("orphan".into()), ..ObjectMeta::default() };
+        let own = [set("chat-5f6d", "chat"), set("chat-77aa", "chat"), set("talk-5f6d", "chat")];
+        let sets = own.into_iter().chain([set("chat-canary-5f6d", "chat-canary"), orphan]).collect::<Vec<_>>();
+        assert_eq!(of_another_name(&target("chat").target_ref, sets.iter()), ["chat-77aa", "talk-5f6d"]);
     }
 }
