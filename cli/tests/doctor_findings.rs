@@ -257,9 +257,8 @@ fn what_is_wrong_is_found_and_mended() {
         ),
         (
             |seen| {
-                seen.pod_webhooks.as_mut().unwrap().as_mut().unwrap().webhooks.as_mut().unwrap()[0]
-                    .client_config
-                    .ca_bundle = None
+                let registered = seen.pod_webhooks.as_mut().unwrap().as_mut().unwrap();
+                registered.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = None;
             },
             Verdict::Fail,
             "webhooks",
@@ -268,9 +267,8 @@ fn what_is_wrong_is_found_and_mended() {
         ),
         (
             |seen| {
-                seen.object_webhooks.as_mut().unwrap().as_mut().unwrap().webhooks.as_mut().unwrap()[0]
-                    .client_config
-                    .ca_bundle = Some(ByteString::default())
+                let registered = seen.object_webhooks.as_mut().unwrap().as_mut().unwrap();
+                registered.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = Some(ByteString::default());
             },
             Verdict::Fail,
             "webhooks",
@@ -402,7 +400,8 @@ fn nobody_needs_to_escalate_or_to_opt_in_for_policies_that_ask_for_neither() {
     let quiet: [fn(&mut Seen); 3] = [
         |seen| seen.escalation_lease = Ok(None),
         |seen| {
-            (permit(seen, Action::Migrate), seen.escalation_lease = Ok(None));
+            permit(seen, Action::Migrate);
+            seen.escalation_lease = Ok(None);
             policy(seen).spec.mode = Mode::Advise;
         },
         |seen| {
