@@ -134,6 +134,22 @@ async fn a_conflict_with_the_recommender_is_no_obstacle_and_one_with_another_lea
 }
 
 #[tokio::test]
+async fn nothing_is_done_that_was_withdrawn_since_it_was_decided_on() {
+    for (what, withdraw) in [
+        ("nothing is to be done any more", (|pending| *pending = json!([])) as fn(&mut Value)),
+        ("another pod is to go", |pending| pending[0]["pod"] = json!("chat-2")),
+        ("another rung is due", |pending| pending[0]["action"] = json!("Scale")),
+    ] {
+        let (cluster, step) = decided().await;
+        cluster.world().pass(5);
+        withdraw(&mut cluster.world().policy["status"]["pendingActions"]);
+        let (memory, written) = take(&cluster, &step).await;
+        assert!(!written && memory.done.is_empty(), "{what}: {memory:?}");
+        assert_eq!(cluster.world().effects, [], "{what}");
+    }
+}
+
+#[tokio::test]
 async fn a_pod_of_the_same_name_that_took_the_victims_place_is_not_evicted() {
     let (cluster, step) = decided().await;
     cluster.world().pods.get_mut("chat-1").unwrap()["metadata"]["uid"] = json!("another");

@@ -74,6 +74,50 @@ fn a_replacement_that_never_becomes_ready_is_waited_for_ten_minutes_and_nothing_
 }
 
 #[test]
+fn what_a_rollout_makes_in_the_place_of_the_replacement_is_waited_for_as_that_was() {
+    let mut site = Site::new();
+    let mut over = false;
+    let moves = site.run(0, 120, |site, now| {
+        if !over && site.node_of("chat-1-again").is_none() && site.replaced() {
+            site.roll_out(now);
+            over = true;
+        }
+    });
+    assert_eq!(
+        moves,
+        ["hold place-uid-chat-1-1 on n2", "taint n1", "evict chat-1", "give up place-uid-chat-1-1", "untaint n1"]
+    );
+    assert_eq!((site.node_of("chat-1-new"), site.left()), (Some("n2"), String::new()));
+    let told = |reason: &str| site.told.iter().any(|told| told == reason);
+    assert!(told("Migrated") && !told("MigrationFailed"), "{:?}", site.told);
+}
+
+#[test]
+fn a_pod_that_goes_before_it_is_moved_is_no_failure() {
+    let mut site = Site::new();
+    let moves = site.run(0, 60, |site, now| {
+        if now == 1 {
+            site.pod_goes();
+        }
+    });
+    assert_eq!(moves, ["hold place-uid-chat-1-1 on n2", "abandon place-uid-chat-1-1"]);
+    let told = |reason: &str| site.told.iter().any(|told| told == reason);
+    assert!(told("GoneByItself") && !told("MigrationFailed"), "{:?}", site.told);
+}
+
+#[test]
+fn a_place_that_somebody_preempts_is_held_on_the_next_node() {
+    let mut site = Site::new();
+    let moves = site.run(0, 60, |site, now| {
+        if now == 1 {
+            site.preempt("place-uid-chat-1-1");
+        }
+    });
+    assert_eq!(moves[..2], ["hold place-uid-chat-1-1 on n2", "hold place-uid-chat-1-2 on n3"]);
+    assert_eq!((site.node_of("chat-1-again"), site.left()), (Some("n3"), String::new()), "{moves:?}");
+}
+
+#[test]
 fn what_must_not_be_evicted_any_more_keeps_its_place_and_loses_the_other() {
     for (what, change) in [
         ("a budget forbids it", Site::forbid as fn(&mut Site)),

@@ -47,8 +47,8 @@ pub enum Command {
     Top(TopFlags),
     /// Look whether everything is there and alive, and say what mends what is not.
     ///
-    /// The API server, the definitions, rights (yours and the components'), the recommender and its Lease, node
-    /// agents and their reports, boards, domains, policies; Prometheus, whether its series are there, recent,
+    /// The API server, the definitions, rights (yours and the components'), the recommender and its Lease, admission's
+    /// and escalation's Leases, the webhooks, namespaces that did not opt in, node agents and their reports, boards, domains, policies; Prometheus, whether its series are there, recent,
     /// measured often enough, and labelled with nodes and boards of this cluster. It changes nothing.
     ///
     /// Ends with 0 when nothing failed, with 3 when something did.

@@ -5,15 +5,17 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinitionCondition, CustomResourceDefinitionStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{ByteString, api::coordination::v1::Lease};
 use powercap_cli::doctor::{
     finding::{Finding, Verdict, text},
     findings,
-    seen::{Right, Sample, Seen, Series},
+    seen::{Answer, Right, Sample, Seen, Series},
 };
 use powercap_common::{
-    api::{Brake, DeviceState, definitions},
+    api::{Action, Brake, ContainerPolicy, DeviceState, Mode, PowerCappingPolicy, Rung, definitions},
     reason::Reason,
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::world::{condition, now, rack, stands_on_the_page};
@@ -31,7 +33,6 @@ fn well() -> Seen {
         definition.status =
             Some(CustomResourceDefinitionStatus { conditions: Some(vec![condition]), ..Default::default() });
     }
-    let read = |object| Ok(Some(serde_json::from_value(object).unwrap()));
     let on_each = |make: &dyn Fn(&str) -> serde_json::Value| ["rack-1", "rack-2"].map(make);
     Seen {
         now: now(),
@@ -50,15 +51,12 @@ fn well() -> Seen {
             }))
             .unwrap(),
         )),
-        lease: Ok(Some(
-            serde_json::from_value(json!({
-                "spec": {
-                    "holderIdentity": "powercap-recommender-0", "leaseDurationSeconds": 8, "leaseTransitions": 1,
-                    "renewTime": "2026-11-22T13:59:59.000000Z",
-                },
-            }))
-            .unwrap(),
-        )),
+        lease: lease("powercap-recommender-0", Some(1)),
+        admission_lease: lease("powercap-admission-0", None),
+        escalation_lease: lease("powercap-escalate-0", Some(3)),
+        pod_webhooks: read(webhooks()),
+        object_webhooks: read(webhooks()),
+        namespaces: Ok(vec![serde_json::from_value(json!({"metadata": {"name": "demo"}})).unwrap()]),
         agents: read(json!({"spec": {"selector": {}, "template": {"spec": {"containers": [], "nodeSelector": {"kubernetes.io/os": "linux"}}}}})),
         agent_pods: Ok(on_each(&|node| json!({"spec": {"containers": [], "nodeName": node}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}))
             .map(|pod| serde_json::from_value(pod).unwrap())
@@ -69,6 +67,29 @@ fn well() -> Seen {
         prometheus: ("http://prometheus.monitoring.svc:9090".into(), Ok(series(&caps))),
         caps: Ok(caps),
     }
+}
+
+fn read<T: DeserializeOwned>(object: serde_json::Value) -> Answer<Option<T>> {
+    Ok(Some(serde_json::from_value(object).unwrap()))
+}
+
+/// A Lease that was renewed a second ago.
+fn lease(holder: &str, term: Option<u32>) -> Answer<Option<Lease>> {
+    read(json!({
+        "spec": {
+            "holderIdentity": holder, "leaseDurationSeconds": 8, "leaseTransitions": term,
+            "renewTime": "2026-11-22T13:59:59.000000Z",
+        },
+    }))
+}
+
+/// What registers admission, with an authority.
+fn webhooks() -> serde_json::Value {
+    let webhook = json!({
+        "name": "powercapping.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "clientConfig": {"caBundle": "LS0tLS1CRUdJTg=="},
+    });
+    json!({"webhooks": [webhook]})
 }
 
 fn right(account: Option<&'static str>) -> Right {
@@ -115,6 +136,10 @@ ok    your rights           you may read all that explain, top and doctor need, 
 ok    rights of components  the recommender may do what it needs
 ok    recommender           1 of 1 replicas available
 ok    leader's Lease        held by powercap-recommender-0 (term 1), renewed 1s ago
+ok    admission's Lease     held by powercap-admission-0, renewed 1s ago
+ok    webhooks              of pods, policies and domains, each with its authority
+ok    namespaces            opted in to admission wherever a policy names requests or moves pods
+ok    escalation's Lease    held by powercap-escalate-0 (term 3), renewed 1s ago
 ok    node agents           ready on every node (2)
 ok    agents' reports       every agent has reported lately (2)
 ok    nodes                 all well (2)
@@ -132,7 +157,7 @@ ok    Kepler                the label node_name names nodes of this cluster
 ok    Kepler                the oldest reading is 3 s old (more than 15 s would be stale)
 ok    scraped agents        a series for each capped node (2)
 
-22 ok, 0 to look at, 0 failed
+26 ok, 0 to look at, 0 failed
 ");
 }
 
@@ -195,13 +220,84 @@ fn what_is_wrong_is_found_and_mended() {
         ),
         (|seen| seen.recommender = Ok(None), Verdict::Fail, "recommender", "no Deployment", "make install"),
         (unavailable, Verdict::Fail, "recommender", "0 of 1 replicas", "ceilings stand"),
-        (|seen| seen.lease = Ok(None), Verdict::Fail, "leader's Lease", "nobody decides", "renews its Lease"),
         (
-            |seen| seen.now += SignedDuration::from_secs(60),
+            |seen| seen.lease = Ok(None),
+            Verdict::Fail,
+            "leader's Lease",
+            "nobody holds it: The recommender's Lease was not renewed in time",
+            "renews its Lease",
+        ),
+        (
+            |seen| renewed_earlier(&mut seen.lease),
             Verdict::Fail,
             "leader's Lease",
             "renewed 61s ago: The recommender's Lease was not renewed in time",
             "renews its Lease",
+        ),
+        (
+            |seen| renewed_earlier(&mut seen.admission_lease),
+            Verdict::Fail,
+            "admission's Lease",
+            "renewed 61s ago: new pods request what they are written with, and nothing escalates",
+            "see that powercap-admission runs",
+        ),
+        (
+            |seen| seen.pod_webhooks = Ok(None),
+            Verdict::Fail,
+            "webhooks",
+            "no MutatingWebhookConfiguration powercap-admission registers a webhook: new pods request",
+            "manifests/base/admission",
+        ),
+        (
+            |seen| seen.object_webhooks = read(json!({"webhooks": []})),
+            Verdict::Fail,
+            "webhooks",
+            "no ValidatingWebhookConfiguration powercap-admission registers a webhook: policies and domains",
+            "manifests/base/admission",
+        ),
+        (
+            |seen| {
+                let registered = seen.pod_webhooks.as_mut().unwrap().as_mut().unwrap();
+                registered.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = None;
+            },
+            Verdict::Fail,
+            "webhooks",
+            "MutatingWebhookConfiguration powercap-admission has no caBundle",
+            "the log of powercap-admission",
+        ),
+        (
+            |seen| {
+                let registered = seen.object_webhooks.as_mut().unwrap().as_mut().unwrap();
+                registered.webhooks.as_mut().unwrap()[0].client_config.ca_bundle = Some(ByteString::default());
+            },
+            Verdict::Fail,
+            "webhooks",
+            "ValidatingWebhookConfiguration powercap-admission has no caBundle",
+            "the log of powercap-admission",
+        ),
+        (
+            |seen| policy(seen).spec.resource_policy.container_policies.push(ContainerPolicy::default()),
+            Verdict::Warn,
+            "namespaces",
+            "those of powercappingpolicy/demo/training",
+            "kubectl label namespace demo powercapping.io/admission=enabled",
+        ),
+        (
+            |seen| permit(seen, Action::Migrate),
+            Verdict::Warn,
+            "namespaces",
+            "those of powercappingpolicy/demo/training",
+            "kubectl label namespace demo powercapping.io/admission=enabled",
+        ),
+        (
+            |seen| {
+                permit(seen, Action::Evict);
+                seen.escalation_lease = Ok(None);
+            },
+            Verdict::Fail,
+            "escalation's Lease",
+            "nobody holds it: nobody does what is permitted beyond lower clocks by powercappingpolicy/demo/training",
+            "see that powercap-escalate runs",
         ),
         (
             |seen| _ = seen.agent_pods.as_mut().unwrap().pop(),
@@ -300,10 +396,34 @@ fn what_is_wrong_is_found_and_mended() {
 }
 
 #[test]
+fn nobody_needs_to_escalate_or_to_opt_in_for_policies_that_ask_for_neither() {
+    let quiet: [fn(&mut Seen); 3] = [
+        |seen| seen.escalation_lease = Ok(None),
+        |seen| {
+            permit(seen, Action::Migrate);
+            seen.escalation_lease = Ok(None);
+            policy(seen).spec.mode = Mode::Advise;
+        },
+        |seen| {
+            permit(seen, Action::Migrate);
+            let opted_in = json!({"metadata": {"name": "demo", "labels": {"powercapping.io/admission": "enabled"}}});
+            seen.namespaces = Ok(vec![serde_json::from_value(opted_in).unwrap()]);
+        },
+    ];
+    for bend in quiet {
+        let mut seen = well();
+        bend(&mut seen);
+        assert_eq!(amiss(&seen), []);
+    }
+}
+
+#[test]
 fn what_may_not_be_read_is_not_called_well() {
     let mut seen = well();
     seen.caps = Err("you may not".into());
     seen.nodes = Err("you may not".into());
+    seen.pod_webhooks = Err("you may not".into());
+    seen.escalation_lease = Ok(None);
     let amiss = amiss(&seen);
     assert!(amiss.iter().all(|finding| finding.verdict == Verdict::Warn), "{amiss:#?}");
     assert!(amiss.iter().any(|finding| finding.check == "node agents" && finding.found == "not seen: you may not"));
@@ -313,6 +433,19 @@ fn forget_a_field(seen: &mut Seen) {
     let version = &mut seen.definitions.as_mut().unwrap()[0].spec.versions[0];
     let schema = version.schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
     schema.properties.as_mut().unwrap().get_mut("spec").unwrap().properties.as_mut().unwrap().remove("priority");
+}
+
+fn renewed_earlier(lease: &mut Answer<Option<Lease>>) {
+    let spec = lease.as_mut().unwrap().as_mut().unwrap().spec.as_mut().unwrap();
+    spec.renew_time.as_mut().unwrap().0 -= SignedDuration::from_secs(60);
+}
+
+fn policy(seen: &mut Seen) -> &mut PowerCappingPolicy {
+    &mut seen.caps.as_mut().unwrap().policies[0]
+}
+
+fn permit(seen: &mut Seen, action: Action) {
+    policy(seen).spec.escalation.push(Rung { action, after_seconds: 60 });
 }
 
 fn unavailable(seen: &mut Seen) {

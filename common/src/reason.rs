@@ -267,6 +267,8 @@ reasons! {
     Migrated,
     /// The pod could not be moved: no place was free in the end, or what was made anew did not become ready.
     MigrationFailed,
+    /// The pod went before it was moved, and not by escalation.
+    GoneByItself,
     /// As much is in hand as may be at once, in the namespace, the domain or in all.
     LimitReached,
     /// The API server refused, or asked for patience; it is tried again later.

@@ -9,7 +9,7 @@ use kube::{
 };
 use powercap_common::{api::WATTS, quantity::Quantity};
 use powercap_e2e::cluster::images::PAUSE_IMAGE;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::rack::{
     Rack,
@@ -133,7 +133,7 @@ async fn what_no_domain_limits_any_more_keeps_the_resource_where_pods_request_it
 }
 
 /// The rack without workloads.
-async fn idle() -> Rack {
+pub async fn idle() -> Rack {
     let rack = Rack::ready().await;
     for workload in ["training", "inference"] {
         rack.scale("demo", workload, 0).await;
@@ -154,20 +154,22 @@ fn pods(rack: &Rack) -> Api<Pod> {
 }
 
 async fn create(rack: &Rack, name: &str, watts: u64, gpus: u64) {
-    let pod = serde_json::from_value(json!({
-        "metadata": {"name": name},
-        "spec": {
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "holds",
-                "image": PAUSE_IMAGE,
-                "imagePullPolicy": "Never",
-                "resources": {"limits": {WATTS: watts.to_string(), "nvidia.com/gpu": gpus.to_string()}},
-            }],
-        },
-    }));
+    let pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": holds(watts, gpus)}));
     pods(rack).create(&PostParams::default(), &pod.unwrap()).await.unwrap();
+}
+
+/// The spec of a pod that holds so many watts and boards.
+pub fn holds(watts: u64, gpus: u64) -> Value {
+    json!({
+        "automountServiceAccountToken": false,
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{
+            "name": "holds",
+            "image": PAUSE_IMAGE,
+            "imagePullPolicy": "Never",
+            "resources": {"limits": {WATTS: watts.to_string(), "nvidia.com/gpu": gpus.to_string()}},
+        }],
+    })
 }
 
 async fn delete(rack: &Rack, name: &str) {
@@ -201,7 +203,7 @@ async fn message(rack: &Rack, name: &str) -> String {
 
 /// What each node advertises, by name; capacity and allocatable together. One that does not know the resource is
 /// left out.
-async fn advertised(rack: &Rack) -> Vec<(String, u64)> {
+pub async fn advertised(rack: &Rack) -> Vec<(String, u64)> {
     let nodes = Api::<Node>::all(rack.client.clone()).list(&ListParams::default()).await.unwrap().items;
     let watts = |node: Node| {
         let status = node.status?;

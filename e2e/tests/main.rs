@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says so by failing")]
 
 mod actuate_and_say_so;
+mod actuate_beside_hpa;
 mod actuate_cap_edits;
 mod actuate_explain;
 mod actuate_through_faults;
@@ -11,6 +12,7 @@ mod admit_alert_rules;
 mod admit_alerts;
 mod admit_bad_manifests;
 mod admit_bad_objects;
+mod admit_beside_others;
 mod admit_by_watts;
 mod admit_certificates;
 mod admit_components;

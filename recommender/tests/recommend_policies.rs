@@ -74,6 +74,30 @@ fn between_the_thresholds_the_ceiling_stays_and_below_it_is_relaxed_step_by_step
     assert_eq!(seen, [1635, 1725, 1815, 1905, 1980]);
 }
 
+/// A board of the demo's evaluation: its readings meet the middle of a step, or the pause between two of them.
+#[test]
+fn a_load_that_swings_keeps_its_ceiling_where_it_is_released_below_the_troughs_only() {
+    let manifest = include_str!("../../manifests/overlays/demo/evaluation/policy.yaml");
+    let manifest: serde_json::Value = serde_saphyr::from_str(manifest).unwrap();
+    let swings = |spec: serde_json::Value| {
+        let mut world = World::of_nodes(1);
+        world.policy_of("evaluation", spec);
+        let pod = world.pod("evaluation", "evaluation", "n0");
+        let readings = [(690, 1980), (570, 1935), (660, 1935), (570, 1935), (670, 1935), (570, 1935)];
+        let says = readings.map(|(power, clock)| {
+            world.pass(5);
+            world.gpu("GPU-a", "n0", &[&pod], power, clock);
+            world.settle();
+            (world.policy_says("evaluation", "CapTriggered"), world.ceilings("n0")[0].1.is_some())
+        });
+        says.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    };
+    let mut default = manifest["spec"].clone();
+    default["releaseThresholdPercent"] = json!(85);
+    assert!(swings(default) >= 3, "with every trough");
+    assert_eq!(swings(manifest["spec"].clone()), 0);
+}
+
 #[test]
 fn one_reading_relaxes_one_step_however_often_it_is_decided_on() {
     let mut world = chat(1000, "Enforce", 690, 1980);

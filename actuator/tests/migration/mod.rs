@@ -38,6 +38,8 @@ pub struct Site {
     pub never_ready: bool,
     /// The source's watts stay as they are when its pod is gone.
     pub advertises_for_ever: bool,
+    /// Every reason that was said so far.
+    pub told: Vec<String>,
     places: BTreeMap<String, String>,
     /// Writes until the leader dies.
     writes_left: Option<u32>,
@@ -52,6 +54,7 @@ impl Site {
             thieves: 0,
             never_ready: false,
             advertises_for_ever: false,
+            told: Vec::new(),
             places: BTreeMap::new(),
             writes_left: None,
         };
@@ -209,6 +212,7 @@ impl Site {
 
     /// What the rest of the cluster does in a second.
     fn cluster(&mut self, _second: i64) {
+        self.seen.places.retain(|_, place| !place.ended);
         for (name, place) in &mut self.seen.places {
             place.held = !self.full.contains(&self.places[name]);
         }
@@ -235,6 +239,7 @@ impl Site {
     }
 
     fn report(&mut self, report: &Report) {
+        self.told.push(report.reason.to_string());
         let Some(object) = self.seen.policies.first() else { return };
         let mut policy = PowerCappingPolicy::clone(object);
         let status = policy.status.get_or_insert_default();
@@ -346,6 +351,25 @@ impl Site {
 
     pub fn forbid(&mut self) {
         self.seen.budgets.insert("llm".into(), vec![Budget { selector: None, allowed: 0 }]);
+    }
+
+    /// Whether something was made in the place of the pod.
+    pub fn replaced(&self) -> bool {
+        self.seen.pods.contains_key(&pod_name("chat-1-again"))
+    }
+
+    /// Another ReplicaSet of the Deployment has the replacement's place, and needs it as that did.
+    pub fn roll_out(&mut self, second: i64) {
+        let old = self.seen.pods.remove(&pod_name("chat-1-again")).unwrap();
+        let mut new = PodFacts { uid: "uid-chat-1-new".into(), created: Some(at(second).0), ..PodFacts::clone(&old) };
+        new.controller = Some(Controller { kind: "ReplicaSet".into(), name: "chat-new".into() });
+        new.labels.insert("pod-template-hash".into(), "new".into());
+        self.seen.pods.insert(pod_name("chat-1-new"), Arc::new(new));
+    }
+
+    /// Something more urgent has the node of a placeholder.
+    pub fn preempt(&mut self, place: &str) {
+        self.seen.places.get_mut(place).unwrap().ended = true;
     }
 
     pub fn pod_goes(&mut self) {

@@ -12,9 +12,6 @@ pub use self::{
     policies::Policies,
 };
 
-/// The label by which a namespace opts in, and its value.
-pub const OPT_IN: (&str, &str) = ("powercapping.io/admission", "enabled");
-
 /// What is known of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {

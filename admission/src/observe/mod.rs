@@ -16,6 +16,7 @@ use kube::{
         watcher,
     },
 };
+use powercap_common::api::OPT_IN;
 use powercap_process::kubernetes::{everything, reflect};
 use tokio::{
     sync::{Notify, watch},
@@ -24,7 +25,7 @@ use tokio::{
 
 use self::objects::{WattsNode, node_facts, slim_metadata, uid, version};
 pub use self::watched::{Watched, is_lost};
-use crate::cluster::{Cluster, Limits, Namespace as NamespaceFacts, OPT_IN, Quota};
+use crate::cluster::{Cluster, Limits, Namespace as NamespaceFacts, Quota};
 
 /// What a list leaves behind in the allocator is as large as a page; at the start each page is waited for.
 const PAGE: u32 = 250;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use powercap_common::{
-    api::{ControlledResource, Mode, NodeFrequencies, PowerCappingPolicy, PowerDomain},
+    api::{ControlledResource, Mode, NodeFrequencies, OPT_IN, PowerCappingPolicy, PowerDomain},
     board,
     domain::Tenancy,
     policy::{Policy, selects},
@@ -13,7 +13,6 @@ use powercap_common::{
 };
 
 use super::verdict::{Verdict, some_of};
-use crate::cluster::OPT_IN;
 
 /// What a policy is judged beside; `None` is what could not be looked up.
 #[derive(Clone, Debug, Default)]

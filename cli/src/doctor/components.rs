@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::SignedDuration;
 use k8s_openapi::{
     api::core::v1::{Node, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -16,10 +15,8 @@ use super::{
     finding::{Finding, names},
     seen::{Answer, Right, Seen},
 };
-use crate::{mend::mend, table::age};
+use crate::mend::mend;
 
-/// This machine's clock and the cluster's may differ by so much.
-const SKEW: SignedDuration = SignedDuration::from_secs(10);
 /// The first version with which the agents' rights are as narrow as they should be.
 const LEAST_MINOR: u32 = 33;
 
@@ -193,31 +190,6 @@ pub fn recommender(seen: &Seen) -> Finding {
         _ if available < wanted => Finding::warn(CHECK, found, "see kubectl -n powercap-system describe pods"),
         _ => Finding::ok(CHECK, found),
     }
-}
-
-/// Who decides, and whether that is renewed.
-#[must_use]
-pub fn lease(seen: &Seen) -> Finding {
-    const CHECK: &str = "leader's Lease";
-    let renew = mend(Reason::LeaseExpired).unwrap_or_default();
-    let lease = match &seen.lease {
-        Err(why) => return Finding::unseen(CHECK, why),
-        Ok(lease) => lease.as_ref().and_then(|lease| lease.spec.as_ref()),
-    };
-    let holder = lease.and_then(|lease| lease.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
-    let Some((lease, holder)) = lease.zip(holder) else {
-        return Finding::fail(CHECK, "nobody holds it: nobody decides", renew);
-    };
-    let Some(renewed) = lease.renew_time.as_ref().map(|time| time.0) else {
-        return Finding::fail(CHECK, format!("{holder} never renewed it"), renew);
-    };
-    let lasts = SignedDuration::from_secs(i64::from(lease.lease_duration_seconds.unwrap_or_default()));
-    let term = lease.lease_transitions.unwrap_or_default();
-    let found = format!("held by {holder} (term {term}), renewed {} ago", age(renewed, seen.now));
-    if seen.now.duration_since(renewed) > lasts + SKEW {
-        return Finding::fail(CHECK, format!("{found}: {}", Reason::LeaseExpired.explanation()), renew);
-    }
-    Finding::ok(CHECK, found)
 }
 
 /// Nodes on which an agent should run and none does.

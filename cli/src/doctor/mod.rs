@@ -2,8 +2,10 @@
 //!
 //! `observe` reads everything once, the rest judges it: pure, from [`seen::Seen`] to [`finding::Finding`].
 
+pub mod admission;
 pub mod components;
 pub mod finding;
+pub mod leases;
 pub mod objects;
 mod observe;
 mod prometheus;
@@ -62,7 +64,9 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         vec![api_server],
         components::definitions(&seen.definitions),
         components::rights(&seen.rights),
-        vec![components::recommender(seen), components::lease(seen), components::agents(seen)],
+        vec![components::recommender(seen), leases::recommender(seen), leases::admission(seen)],
+        admission::webhooks(seen),
+        vec![admission::namespaces(seen), leases::escalation(seen), components::agents(seen)],
         objects::objects(seen),
         series::prometheus(seen),
     ]

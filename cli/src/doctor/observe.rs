@@ -5,13 +5,14 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
         apps::v1::{DaemonSet, Deployment},
         authorization::v1::{
             ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
             SubjectAccessReviewSpec,
         },
         coordination::v1::Lease,
-        core::v1::{Node, Pod},
+        core::v1::{Namespace, Node, Pod},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -34,11 +35,17 @@ use crate::{
 
 /// The recommender's Deployment and Lease.
 const RECOMMENDER: &str = "powercap-recommender";
+/// Admission's Lease, and its registrations.
+const ADMISSION: &str = "powercap-admission";
+/// The Lease of whoever escalates.
+const ESCALATE: &str = "powercap-escalate";
 /// The node agents' DaemonSet.
 const AGENTS: &str = "powercap-actuator-node";
 const AGENT_PODS: &str = "app.kubernetes.io/component=actuator-node";
 /// The accounts of the components, as the API server knows them.
 const RECOMMENDER_ACCOUNT: &str = "system:serviceaccount:powercap-system:powercap-recommender";
+const ADMISSION_ACCOUNT: &str = "system:serviceaccount:powercap-system:powercap-admission";
+const ESCALATE_ACCOUNT: &str = "system:serviceaccount:powercap-system:powercap-escalate";
 const AGENT_ACCOUNT: &str = "system:serviceaccount:powercap-node:powercap-actuator-node";
 
 /// Reads it all.
@@ -51,6 +58,15 @@ pub async fn observe(target: &Target, flags: &DoctorFlags) -> Seen {
     let leases = Api::<Lease>::namespaced(system.0, &system.1);
     let daemon_sets = Api::<DaemonSet>::namespaced(agents.0.clone(), &agents.1);
     let pods = Api::<Pod>::namespaced(agents.0, &agents.1);
+    let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let validating = Api::<ValidatingWebhookConfiguration>::all(client.clone());
+    let (admission_lease, escalation_lease, pod_webhooks, object_webhooks, namespaces) = tokio::join!(
+        leases.get_opt(ADMISSION),
+        leases.get_opt(ESCALATE),
+        mutating.get_opt(ADMISSION),
+        validating.get_opt(ADMISSION),
+        list(Api::<Namespace>::all(client.clone()), ListParams::default()),
+    );
     let (version, definitions, recommender, lease, agents, agent_pods, nodes) = tokio::join!(
         client.apiserver_version(),
         list(Api::<CustomResourceDefinition>::all(client.clone()), ListParams::default()),
@@ -74,6 +90,11 @@ pub async fn observe(target: &Target, flags: &DoctorFlags) -> Seen {
         rights,
         recommender,
         lease: lease.map_err(why),
+        admission_lease: admission_lease.map_err(why),
+        escalation_lease: escalation_lease.map_err(why),
+        pod_webhooks: pod_webhooks.map_err(why),
+        object_webhooks: object_webhooks.map_err(why),
+        namespaces,
         agents: agents.map_err(why),
         agent_pods,
         nodes,
@@ -139,15 +160,16 @@ async fn review(client: &Client, right: &Right) -> Answer<bool> {
     }
 }
 
-/// What the caller, the recommender and the node agents need.
+/// What the caller and the components need.
 fn needed() -> Vec<Right> {
     let right = |account, verb, group, resource| Right { account, verb, group, resource, namespace: None, name: None };
-    let lease = |account, verb| Right {
+    let lease = |account, verb, name| Right {
         namespace: Some("powercap-system"),
-        name: Some(RECOMMENDER),
+        name: Some(name),
         ..right(account, verb, "coordination.k8s.io", "leases")
     };
     let (recommender, agent) = (Some(RECOMMENDER_ACCOUNT), Some(AGENT_ACCOUNT));
+    let (admission, escalate) = (Some(ADMISSION_ACCOUNT), Some(ESCALATE_ACCOUNT));
     vec![
         right(None, "list", GROUP, "nodefrequencies"),
         right(None, "list", GROUP, "powerdomains"),
@@ -162,11 +184,19 @@ fn needed() -> Vec<Right> {
         right(recommender, "patch", GROUP, "nodefrequencies"),
         right(recommender, "watch", "", "nodes"),
         right(recommender, "watch", "", "pods"),
-        lease(recommender, "update"),
+        lease(recommender, "update", RECOMMENDER),
         right(agent, "watch", GROUP, "nodefrequencies"),
         right(agent, "watch", GROUP, "powerdomains"),
         right(agent, "patch", GROUP, "nodefrequencies/status"),
         right(agent, "watch", "", "nodes"),
-        lease(agent, "watch"),
+        lease(agent, "watch", RECOMMENDER),
+        right(admission, "watch", GROUP, "powercappingpolicies"),
+        right(admission, "watch", "", "namespaces"),
+        lease(admission, "patch", ADMISSION),
+        right(escalate, "watch", GROUP, "powercappingpolicies"),
+        right(escalate, "patch", GROUP, "powercappingpolicies/status"),
+        right(escalate, "create", "", "pods/eviction"),
+        lease(escalate, "update", ESCALATE),
+        lease(escalate, "get", ADMISSION),
     ]
 }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
         apps::v1::{DaemonSet, Deployment},
         coordination::v1::Lease,
-        core::v1::{Node, Pod},
+        core::v1::{Namespace, Node, Pod},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -37,6 +38,16 @@ pub struct Seen {
     pub recommender: Answer<Option<Deployment>>,
     /// Its Lease.
     pub lease: Answer<Option<Lease>>,
+    /// Admission's.
+    pub admission_lease: Answer<Option<Lease>>,
+    /// That of whoever escalates.
+    pub escalation_lease: Answer<Option<Lease>>,
+    /// What registers admission for new pods.
+    pub pod_webhooks: Answer<Option<MutatingWebhookConfiguration>>,
+    /// What registers it for policies and domains.
+    pub object_webhooks: Answer<Option<ValidatingWebhookConfiguration>>,
+    /// The namespaces.
+    pub namespaces: Answer<Vec<Namespace>>,
     /// The node agents' DaemonSet.
     pub agents: Answer<Option<DaemonSet>>,
     /// Their pods.

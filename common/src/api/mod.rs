@@ -28,7 +28,7 @@ pub use power_domain::{
     Tenancy,
 };
 pub use resource_policy::{
-    Amount, Amounts, ContainerPolicy, ContainerRecommendation, ControlledResource, ControlledValues,
+    Amount, Amounts, ContainerPolicy, ContainerRecommendation, ControlledResource, ControlledValues, OPT_IN,
     RecommendedRequests, ResourcePolicy, WATTS,
 };
 

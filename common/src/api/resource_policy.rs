@@ -12,6 +12,8 @@ use crate::quantity::{BadQuantity, Quantity};
 /// The resource by which kube-scheduler places pods by power: watts at the devices (GPUs, and CPUs where the
 /// policy counts them), as their exporters measure. What a node draws beside them is not in it.
 pub const WATTS: &str = "powercapping.io/watts";
+/// The label by which a namespace opts in to admission, and its value.
+pub const OPT_IN: (&str, &str) = ("powercapping.io/admission", "enabled");
 
 /// What admission may set on new pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

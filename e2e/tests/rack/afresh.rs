@@ -42,7 +42,7 @@ impl Rack {
         let nodes = Api::<Node>::all(client());
         for node in nodes.list(&all).await.unwrap().items {
             if node.spec.is_some_and(|spec| spec.taints.is_some()) {
-                let none = Patch::Merge(json!({"spec": {"taints": null}}));
+                let none = Patch::Merge(json!({"spec": {"taints": null, "unschedulable": null}}));
                 nodes.patch(&node.metadata.name.unwrap(), &PatchParams::default(), &none).await.unwrap();
             }
         }

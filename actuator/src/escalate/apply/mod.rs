@@ -251,14 +251,10 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 409 => kube::Error::Api(status),
             other => return other,
         };
-        // What the recommender writes is decided on anew in a second; what a person or another leader wrote voids the
-        // report.
+        // New numbers of the recommender are decided on anew in a second; another list of what is to be done, and what a
+        // person or another leader wrote, void the report.
         let now = api.get(&report.policy.name).await?;
-        let stands = |policy: &PowerCappingPolicy| {
-            let escalated = policy.status.as_ref().and_then(|status| status.escalated.clone());
-            (policy.metadata.generation, escalated)
-        };
-        if stands(&now) == stands(&report.seen) { self.write(api, report, &now).await } else { Err(conflict) }
+        if rests_on(&now) == rests_on(&report.seen) { self.write(api, report, &now).await } else { Err(conflict) }
     }
 
     /// Over this version of the policy, and no other.
@@ -286,6 +282,14 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         api.patch_status(&report.policy.name, &params, &Patch::Apply(&patch)).await
     }
+}
+
+/// What a report on a policy rests on: its edit, what was done, and what is to be done.
+fn rests_on(policy: &PowerCappingPolicy) -> impl PartialEq {
+    let status = policy.status.as_ref();
+    let pending = status.into_iter().flat_map(|status| &status.pending_actions);
+    let pending: Vec<_> = pending.map(|pending| (pending.action, &pending.workload, &pending.pod)).collect();
+    (policy.metadata.generation, status.and_then(|status| status.escalated.as_ref()), pending)
 }
 
 /// What status says once some of a step was refused: what was done awaits its effect.

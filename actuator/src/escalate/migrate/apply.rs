@@ -51,14 +51,13 @@ pub fn remember(made: &Move, fate: Fate, memory: &mut Memory, uid: &str, now: Ti
     }
 }
 
-/// By our own image, which is on every node, and runs without any right.
+/// By our own image, which node agents have brought to every node, and without any right.
 async fn hold(client: &Client, own_pod: &str, place: &Place) -> kube::Result<()> {
     let pods = of_core("Pod");
     let own = Api::<DynamicObject>::default_namespaced_with(client.clone(), &pods).get(own_pod).await?;
     let like = Api::<DynamicObject>::namespaced_with(client.clone(), &place.like.namespace, &pods);
     let like = like.get(&place.like.name).await?;
-    let image = own.data["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
-    let pod = placeholder(place, &like.data["spec"], image).and_then(serde_json::from_value);
+    let pod = placeholder(place, &like.data["spec"], &own.data["spec"]).and_then(serde_json::from_value);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let places: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &pods);
     places.create(&params, &pod.map_err(kube::Error::SerdeError)?).await.map(drop)

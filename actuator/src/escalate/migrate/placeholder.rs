@@ -19,11 +19,12 @@ const ELASTIC: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// Where a pod's own node affinity demands something.
 const REQUIRED: &str = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
 
-/// The placeholder for a place, like the pod of this spec, of this image.
+/// The placeholder for a place, like the pod of this spec, of the image of `own`, the spec of the pod that makes it. Where
+/// kubelets ask whose pod may use an image that they have, it answers as that pod does.
 ///
 /// # Errors
 /// When that is no pod's spec.
-pub fn placeholder(place: &Place, like: &Value, image: &str) -> serde_json::Result<Value> {
+pub fn placeholder(place: &Place, like: &Value, own: &Value) -> serde_json::Result<Value> {
     let requests = SeenRequests::deserialize(like)?.of_pod();
     let told = json!({
         "policy": place.policy.to_string(), "pod": format!("{}/{}", place.like.namespace, place.like.name),
@@ -41,13 +42,15 @@ pub fn placeholder(place: &Place, like: &Value, image: &str) -> serde_json::Resu
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
                 "nodeSelectorTerms": only_on(&place.node, like.pointer(REQUIRED)),
             }}},
+            "imagePullSecrets": own["imagePullSecrets"],
             "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false, "enableServiceLinks": false,
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [{
-                "name": "place", "image": image, "args": ["hold-place"],
+                "name": "place", "image": own["containers"][0]["image"], "imagePullPolicy": "IfNotPresent",
+                "args": ["hold-place"],
                 "resources": {"requests": written(&requests, |_| true),
                     "limits": written(&requests, |resource| !ELASTIC.contains(&resource))},
                 "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
@@ -89,7 +92,11 @@ mod tests {
             node: "n2".into(),
             policy: PolicyId { namespace: "llm".into(), name: "all".into() },
         };
-        placeholder(&place, like, "powercap-actuator:1").unwrap()
+        let own = json!({
+            "imagePullSecrets": [{"name": "of-escalate"}],
+            "containers": [{"name": "escalate", "image": "powercap-actuator:latest", "imagePullPolicy": "Never"}],
+        });
+        placeholder(&place, like, &own).unwrap()
     }
 
     #[test]
@@ -122,6 +129,16 @@ mod tests {
         let terms = required["nodeSelectorTerms"].as_array().unwrap();
         assert_eq!((terms.len(), &terms[0]["matchExpressions"]), (2, &term["matchExpressions"]));
         assert!(terms.iter().all(|term| term["matchFields"] == node), "{terms:?}");
+    }
+
+    #[test]
+    fn its_image_is_that_of_whoever_makes_it_and_so_are_its_credentials_and_no_node_pulls_what_it_has() {
+        let secrets = json!([{"name": "of-the-pod"}]);
+        let pod = made(&json!({"containers": [{"name": "a", "image": "llm"}], "imagePullSecrets": secrets}));
+        let container = &pod["spec"]["containers"][0];
+        let image = (&container["image"], &container["imagePullPolicy"]);
+        assert_eq!(image, (&json!("powercap-actuator:latest"), &json!("IfNotPresent")));
+        assert_eq!(pod["spec"]["imagePullSecrets"], json!([{"name": "of-escalate"}]));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl<'t, 'a> Trip<'t, 'a> {
             policy: standing.policy,
             stays: pod.filter(|pod| !pod.ending && !seen.memory.done.contains(&pod.uid)).map(AsRef::as_ref),
             ending: pod.is_some(),
-            replacement: replacement(context, &name.namespace, migration),
+            replacement: replacement(context, &name.namespace, migration, last.map(|deed| deed.workload.as_str())),
             place,
             source: seen.nodes.get(&migration.source).map(AsRef::as_ref),
             domain: seen.domains.iter().find(|object| object.metadata.name.as_ref() == domain).map(AsRef::as_ref),
@@ -182,7 +182,7 @@ impl<'t, 'a> Trip<'t, 'a> {
     /// When it is gone, or going.
     fn arrive(&self) -> Next {
         if self.migration.evicted.is_none() {
-            return Next::Abandon(Reason::MigrationFailed);
+            return Next::Abandon(Reason::GoneByItself);
         }
         match self.replacement {
             None if self.ending || !self.is_late() => Next::Wait("the pod ends, and is made anew"),
@@ -307,20 +307,26 @@ fn hold(policy: &Policy, like: &PodName, migration: Migration) -> Move {
     Move::Hold(place, Box::new(migration))
 }
 
-/// The newest pod of the same controller that was made since. When the pod was evicted its workload was whole, and none
-/// of it younger than its cool-down.
+/// The newest pod of the same controller that was made since; when the pod was evicted its workload was whole, and none
+/// of it younger than its cool-down. Where there is none, as after a rollout of a Deployment, the newest of the workload.
 fn replacement<'a>(
     context: &Context<'a>,
     namespace: &str,
     migration: &Migration,
+    workload: Option<&str>,
 ) -> Option<(&'a PodName, &'a PodFacts)> {
+    let evicted = migration.evicted.as_ref()?;
     let cool_down = i64::try_from(context.seen.limits.cool_down.as_secs()).unwrap_or(CLOCKS_DIFFER);
-    let since = later(migration.evicted.as_ref()?.0, -cool_down.clamp(1, CLOCKS_DIFFER));
-    let made_since = context.seen.pods_of(namespace).filter(|(_, pod)| {
-        let ours = pod.controller.as_ref().is_some_and(|controller| controller.to_string() == migration.controller);
-        ours && !pod.ending && pod.uid != migration.uid && pod.created.is_some_and(|made| made >= since.0)
-    });
-    made_since.max_by_key(|(_, pod)| pod.created)
+    let since = later(evicted.0, -cool_down.clamp(1, CLOCKS_DIFFER));
+    let rank = |pod: &PodFacts| {
+        let same = pod.controller.as_ref().is_some_and(|controller| controller.to_string() == migration.controller);
+        let in_its_place = same || workload.is_some_and(|workload| pod.is_of(workload));
+        // Of another controller some may have been made while a rollout was on its way already.
+        let made = pod.created.filter(|made| *made >= if same { since.0 } else { evicted.0 })?;
+        (in_its_place && !pod.ending && pod.uid != migration.uid).then_some((same, made))
+    };
+    let made_since = context.seen.pods_of(namespace).filter_map(|(name, pod)| Some((rank(pod)?, (name, pod))));
+    made_since.max_by_key(|(rank, _)| *rank).map(|(_, made)| made)
 }
 
 fn later(now: Timestamp, seconds: i64) -> Time {
