@@ -62,20 +62,13 @@ pub(crate) async fn look(client: &Client, before: &Surroundings) -> Result<Surro
     let replicas = inference.and_then(|inference| u32::try_from(inference.spec?.replicas?).ok());
     let of_inference = ListParams::default().labels("app=inference");
     let pods = Api::<Pod>::namespaced(client.clone(), "demo").list(&of_inference).await;
-    let serving =
-        pods.context("list the inference's pods")?.items.iter().filter(|pod| is_ready(pod)).filter_map(placed);
+    let pods = pods.context("list the inference's pods")?;
+    let serving = pods.items.iter().filter(|pod| is_ready(pod)).filter_map(placed).collect();
     let places = Api::<Pod>::namespaced(client.clone(), PLACES).list(&ListParams::default()).await;
     let places = places.context("list placeholders")?.items.iter().filter_map(placed).collect();
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list nodes")?;
     let tainted = nodes.items.iter().filter(|node| is_tainted(node)).map(ResourceExt::name_any).collect();
-    Ok(Surroundings {
-        late: late.as_ref().map(LatePod::of),
-        alerts,
-        replicas,
-        serving: serving.collect(),
-        places,
-        tainted,
-    })
+    Ok(Surroundings { late: late.as_ref().map(LatePod::of), alerts, replicas, serving, places, tainted })
 }
 
 /// A pod and its node, once it has one.
