@@ -70,7 +70,7 @@ e2e: images cluster peers push-test ## the tests on a real cluster, the demo, an
 	$(again) go mod download $$(sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs)
 	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate
 	cat target/e2e.json
-	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 180
+	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 210
 	status=0
 	$(RUN) --keep-logs $(CONTROL)/logs -- $(RELEASE)/powercap-demo --out $(CONTROL) --figures $(CONTROL)/demo.json \
 		--seconds 50 --without actuator || status=$$?

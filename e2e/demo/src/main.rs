@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod figures;
+mod ladder;
 mod meter;
 mod picture;
 mod play;
@@ -87,9 +88,9 @@ async fn run(flags: &Flags) -> Result<bool> {
 
     let samples = figures::read_record(&played.record)?;
     let score = score(&samples, &played.events);
-    let rows = figures::figures(&score, &played.events, played.ready_seconds);
+    let rows = figures::figures(&score, &played.events, played.ready_seconds, played.rungs_missed);
     powercap_e2e::figures::write(&flags.figures, &rows)?;
-    picture::draw(&samples, &played.events, &flags.out.join("demo.svg"))?;
+    picture::draw(&samples, &played.events, &played.rungs, &flags.out.join("demo.svg"))?;
     say(&format!("\n{}", powercap_e2e::figures::table(&rows)));
     say(&format!("figures: {}, picture: {}", flags.figures.display(), flags.out.join("demo.svg").display()));
     let held = rows.iter().all(|row| row.holds);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::ladder::Rung;
 use anyhow::{Result, anyhow};
 use plotters::{
     chart::{ChartBuilder, LabelAreaPosition, SeriesLabelPosition},
@@ -30,7 +31,7 @@ struct Line {
 }
 
 /// Draws the run into an SVG file.
-pub(crate) fn draw(samples: &[Sample], events: &[Event], file: &Path) -> Result<()> {
+pub(crate) fn draw(samples: &[Sample], events: &[Event], rungs: &[(u64, Rung)], file: &Path) -> Result<()> {
     let Some(start) = events.iter().find(|event| event.kind == EventKind::Start).map(|event| event.wall_us) else {
         return Err(anyhow!("the run has no start: nothing to draw"));
     };
@@ -57,15 +58,17 @@ pub(crate) fn draw(samples: &[Sample], events: &[Event], file: &Path) -> Result<
         points: rates(&samples, start, |power| power.work_seconds.iter().sum()),
     };
     let clocks = per_node(&samples, start);
+    let script = marks(events, start);
+    let ladder: Vec<_> = rungs.iter().map(|(wall_us, rung)| (second(*wall_us, start), rung.mark())).collect();
 
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|error| drawing(&error))?;
     let [power_area, clock_area, work_area, replica_area] =
         <[_; 4]>::try_from(area.split_evenly((4, 1))).map_err(|_| anyhow!("the picture could not be split"))?;
-    panel(&power_area, "power, W (1 s means)", end, events, start, &[power, cap])?;
-    panel(&clock_area, "mean clock of the boards, MHz", end, events, start, &clocks)?;
-    panel(&work_area, "work, boards at full speed", end, events, start, &[work])?;
-    panel(&replica_area, "replicas", end, events, start, &[replicas])?;
+    panel(&power_area, "power, W (1 s means)", end, &script, &[power, cap])?;
+    panel(&clock_area, "mean clock of the boards, MHz", end, &script, &clocks)?;
+    panel(&work_area, "work, boards at full speed", end, &script, &[work])?;
+    panel(&replica_area, "replicas", end, &ladder, &[replicas])?;
     area.present().map_err(|error| drawing(&error))
 }
 
@@ -73,8 +76,7 @@ fn panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, plotters::coord::Shift>,
     title: &str,
     end: f64,
-    events: &[Event],
-    start: u64,
+    marks: &[(f64, &'static str)],
     lines: &[Line],
 ) -> Result<()>
 where
@@ -96,9 +98,13 @@ where
         .x_desc("seconds")
         .draw()
         .map_err(|error| drawing(&error))?;
-    for (at, what) in marks(events, start) {
+    for (place, (at, what)) in marks.iter().enumerate() {
+        let (at, what) = (*at, *what);
+        // Names of marks that are close stand below each other.
+        #[expect(clippy::cast_precision_loss, reason = "one of three")]
+        let height = top * (0.98 - 0.07 * (place % 3) as f64);
         let line = PathElement::new(vec![(at, 0.0), (at, top)], MARK.stroke_width(1));
-        let label = Text::new(what, (at, top * 0.98), ("sans-serif", 13).into_font().color(&MARK));
+        let label = Text::new(what, (at, height), ("sans-serif", 13).into_font().color(&MARK));
         chart.draw_series(std::iter::once(line)).map_err(|error| drawing(&error))?;
         chart.draw_series(std::iter::once(label)).map_err(|error| drawing(&error))?;
     }

@@ -20,9 +20,10 @@ use tokio::{process::Command, time::MissedTickBehavior};
 
 use crate::{
     Flags,
+    ladder::{Ladder, Rung},
     meter::Tail,
     say,
-    script::{CAP_AT_START_WATTS, PLAY, REQUESTS_PER_SECOND, Step},
+    script::{CAP_AT_START_WATTS, INFERENCE_LAST, NODE_CAP_WATTS, PLAY, REQUESTS_PER_SECOND, Step},
     surroundings::{self, Surroundings},
     view::{Requests, Screen, View, change_line, status_line},
     watch::{Change, Cluster, Snapshot, changes},
@@ -37,6 +38,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const LOOK_AROUND_EVERY: u32 = 5;
 /// Replicas of the inference once a pod of others wants a board.
 const INFERENCE_LATER: u32 = 7;
+/// So much longer a play to the end may take on a slow machine, until all of the ladder was seen.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The domain whose cap the script edits.
 const DOMAIN: &str = "rack";
 /// The workload that requests are sent to, and its policy.
@@ -61,6 +64,8 @@ pub(crate) struct Play {
     events: Vec<Event>,
     snapshot: Snapshot,
     surroundings: Surroundings,
+    ladder: Ladder,
+    rungs: Vec<(u64, Rung)>,
     looks: u32,
     cap_watts: u32,
     acknowledged: bool,
@@ -74,6 +79,10 @@ pub(crate) struct Played {
     pub(crate) events: Vec<Event>,
     /// From the start of the whole command to the first moment under an acknowledged cap.
     pub(crate) ready_seconds: Option<f64>,
+    /// The rungs of the ladder that were seen, each with its time (microseconds since 1970).
+    pub(crate) rungs: Vec<(u64, Rung)>,
+    /// How many were not, where the script was meant to be played to its end.
+    pub(crate) rungs_missed: Option<u32>,
 }
 
 /// The part of the clients' figures that is shown.
@@ -138,6 +147,8 @@ impl Play {
             events: Vec::new(),
             snapshot: Snapshot::default(),
             surroundings: Surroundings::default(),
+            ladder: Ladder::default(),
+            rungs: Vec::new(),
             looks: 0,
             cap_watts: CAP_AT_START_WATTS,
             acknowledged: false,
@@ -162,12 +173,14 @@ impl Play {
                 _ = looks.tick() => {}
             }
             let elapsed = self.start.elapsed();
-            if self.length.is_some_and(|length| elapsed >= length)
-                || (self.screen.is_some() && Screen::asked_to_stop()?)
-            {
+            let over = |length| {
+                elapsed >= length
+                    && (!self.is_under_way(length, steps.peek().is_some()) || elapsed >= length + PATIENCE)
+            };
+            if self.length.is_some_and(over) || (self.screen.is_some() && Screen::asked_to_stop()?) {
                 break;
             }
-            if let Some((_, step)) = steps.next_if(|(at, _)| elapsed >= *at) {
+            if let Some((_, step)) = steps.next_if(|(at, step)| elapsed >= *at && self.is_ready_for(*step)) {
                 self.take(step).await?;
             }
             self.look().await?;
@@ -182,7 +195,38 @@ impl Play {
         drop(self.screen.take());
         self.traffic.stop().await?;
         self.judge.stop().await?;
-        Ok(Played { record: self.record, events: self.events, ready_seconds: self.ready_seconds })
+        let missed = self.ladder.missed();
+        let to_the_end = self.length.is_some_and(is_to_the_end);
+        if to_the_end && missed.is_empty() {
+            let count = self.surroundings.serving.len();
+            say(&format!("every rung of the ladder was seen, and {count} of {INFERENCE_LAST} replicas serve"));
+        } else if to_the_end {
+            say(&format!("rungs of the ladder that were NOT seen: {missed:?}"));
+        }
+        Ok(Played {
+            record: self.record,
+            events: self.events,
+            ready_seconds: self.ready_seconds,
+            rungs: self.rungs,
+            rungs_missed: to_the_end.then(|| u32::try_from(missed.len()).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// Whether what a step builds on was seen.
+    fn is_ready_for(&self, step: Step) -> bool {
+        let serving = u32::try_from(self.surroundings.serving.len()).unwrap_or(u32::MAX);
+        let enough = match step {
+            Step::MayEvict => serving >= INFERENCE_LATER,
+            Step::NodeCapDown => serving == INFERENCE_LAST,
+            _ => true,
+        };
+        enough && step.waits_for().is_none_or(|rung| self.ladder.has(rung))
+    }
+
+    /// Whether a play to the end has something before it, or replicas that are not back.
+    fn is_under_way(&self, length: Duration, has_steps: bool) -> bool {
+        let whole = u32::try_from(self.surroundings.serving.len()).is_ok_and(|count| count >= INFERENCE_LAST);
+        is_to_the_end(length) && (has_steps || !whole)
     }
 
     async fn take(&mut self, step: Step) -> Result<()> {
@@ -202,7 +246,13 @@ impl Play {
             Step::BrakeReleased => self.cluster.edit(DOMAIN, json!({"brake": "None"})).await?,
             Step::Ask => return self.ask().await,
             Step::OwnCapDown => self.event(EventKind::Stop),
-            Step::CapDown | Step::CapReleased | Step::OwnCapBack => {}
+            Step::MayMigrate => self.cluster.scale(INFERENCE, INFERENCE_LAST).await?,
+            Step::NodeCapDown => {
+                let node = self.fullest().context("nothing of the inference serves")?;
+                self.cluster.cap_node(DOMAIN, &node, NODE_CAP_WATTS).await?;
+            }
+            Step::NodeCapGone => self.cluster.uncap_node().await?,
+            Step::CapDown | Step::CapReleased | Step::OwnCapBack | Step::MayEvict => {}
         }
         if let Some(watts) = step.cap_watts() {
             // The clock starts before the edit is sent: what the API server takes counts too.
@@ -212,8 +262,10 @@ impl Play {
         }
         if let Some(watts) = step.own_cap_watts() {
             self.event(EventKind::WorkloadCapChanged { cap_watts: f64::from(watts) });
-            let escalation =
-                json!([{"action": "Throttle"}, {"action": "Freeze"}, {"action": "Scale", "afterSeconds": 3}]);
+            let rungs = step.permits().unwrap_or_default().iter();
+            let rungs =
+                rungs.map(|action| json!({"action": action, "afterSeconds": if *action == "Freeze" { 0 } else { 3 }}));
+            let escalation: Vec<_> = std::iter::once(json!({"action": "Throttle"})).chain(rungs).collect();
             let spec = json!({"powerCapLimitWatts": watts, "escalation": escalation});
             self.cluster.edit_policy(INFERENCE, spec).await?;
         }
@@ -257,6 +309,7 @@ impl Play {
             }
             self.surroundings = surroundings;
         }
+        self.climb(&snapshot);
         self.looks += 1;
         self.note_grants(&snapshot);
         if !self.acknowledged && snapshot.acknowledged(self.cap_watts) {
@@ -278,6 +331,24 @@ impl Play {
                 p99_ms: figures.p99_seconds.unwrap_or_default() * 1e3,
             });
         Ok(())
+    }
+
+    /// Notes the rungs that are new.
+    fn climb(&mut self, snapshot: &Snapshot) {
+        let inference = snapshot.policies.iter().find(|policy| policy.name_any() == INFERENCE);
+        let escalated = inference.and_then(|policy| policy.status.as_ref()?.escalated.clone()).unwrap_or_default();
+        for rung in self.ladder.observe(&escalated, &self.surroundings.serving) {
+            self.rungs.push((now_us(), rung));
+        }
+    }
+
+    /// The node with most of the inference.
+    fn fullest(&self) -> Option<String> {
+        let mut counts = BTreeMap::<&String, u32>::new();
+        for node in self.surroundings.serving.values() {
+            *counts.entry(node).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node.clone())
     }
 
     fn note_grants(&mut self, snapshot: &Snapshot) {
@@ -305,9 +376,18 @@ impl Play {
     }
 
     fn event(&mut self, kind: EventKind) {
-        let wall_us = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
-        self.events.push(Event { wall_us, kind });
+        self.events.push(Event { wall_us: now_us(), kind });
     }
+}
+
+/// Whether a play of this length comes to the script's last step.
+fn is_to_the_end(length: Duration) -> bool {
+    PLAY.last().is_some_and(|(at, _)| length >= *at)
+}
+
+/// Microseconds since 1970.
+fn now_us() -> u64 {
+    u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default()
 }
 
 async fn inference_address(client: &Client) -> Result<String> {

@@ -1,20 +1,23 @@
 //! What the rest of the cluster makes of the watts: a pod that came late, as admission and the scheduler treat it,
 //! the alerts that people see, and the replicas that a workload has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Pod, PodCondition},
+    core::v1::{Node, Pod, PodCondition},
 };
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde::Deserialize;
 
-use crate::watch::Change;
+use crate::{ladder::Serving, watch::Change};
 
 /// The namespace and the name of the pod that comes late.
 pub(crate) const LATE: &str = "evaluation";
+/// Where places are held for pods that move, and what a node bears that they leave.
+const PLACES: &str = "powercap-places";
+const OVER_BUDGET: &str = "powercapping.io/over-budget";
 const WATTS: &str = "powercapping.io/watts";
 /// Where admission says what it set, and why.
 const TOLD: &str = "powercapping.io/admission";
@@ -31,6 +34,12 @@ pub(crate) struct Surroundings {
     pub(crate) alerts: BTreeSet<String>,
     /// As many as the inference should have.
     pub(crate) replicas: Option<u32>,
+    /// Its pods that are ready and stay.
+    pub(crate) serving: Serving,
+    /// Placeholders, each with the node that it holds a place on.
+    pub(crate) places: BTreeMap<String, String>,
+    /// Nodes that bear our taint.
+    pub(crate) tainted: BTreeSet<String>,
 }
 
 /// The pod that comes late.
@@ -51,7 +60,30 @@ pub(crate) async fn look(client: &Client, before: &Surroundings) -> Result<Surro
     let deployments = Api::<Deployment>::namespaced(client.clone(), "demo");
     let inference = deployments.get_opt("inference").await.context("look for the inference")?;
     let replicas = inference.and_then(|inference| u32::try_from(inference.spec?.replicas?).ok());
-    Ok(Surroundings { late: late.as_ref().map(LatePod::of), alerts, replicas })
+    let of_inference = ListParams::default().labels("app=inference");
+    let pods = Api::<Pod>::namespaced(client.clone(), "demo").list(&of_inference).await;
+    let pods = pods.context("list the inference's pods")?;
+    let serving = pods.items.iter().filter(|pod| is_ready(pod)).filter_map(placed).collect();
+    let places = Api::<Pod>::namespaced(client.clone(), PLACES).list(&ListParams::default()).await;
+    let places = places.context("list placeholders")?.items.iter().filter_map(placed).collect();
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list nodes")?;
+    let tainted = nodes.items.iter().filter(|node| is_tainted(node)).map(ResourceExt::name_any).collect();
+    Ok(Surroundings { late: late.as_ref().map(LatePod::of), alerts, replicas, serving, places, tainted })
+}
+
+/// A pod and its node, once it has one.
+fn placed(pod: &Pod) -> Option<(String, String)> {
+    Some((pod.name_any(), pod.spec.as_ref()?.node_name.clone()?))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().any(|of| of.type_ == "Ready" && of.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn is_tainted(node: &Node) -> bool {
+    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OVER_BUDGET)
 }
 
 #[derive(Deserialize)]
@@ -121,6 +153,23 @@ pub(crate) fn changes(before: &Surroundings, after: &Surroundings) -> Vec<Change
     if let (Some(was), Some(is)) = (before.replicas, after.replicas.filter(|_| after.replicas != before.replicas)) {
         say("Deployment inference", format!("{was} → {is} replicas"), "as somebody scaled it");
     }
+    for (place, node) in after.places.iter().filter(|(place, _)| !before.places.contains_key(*place)) {
+        say("scheduler", format!("{place} holds a place on {node}"), "a pod is to move there");
+    }
+    for node in after.tainted.difference(&before.tainted) {
+        say(&format!("node {node}"), format!("is tainted {OVER_BUDGET}"), "it draws too much to be given pods");
+    }
+    for (pod, node) in before.serving.iter().filter(|(pod, _)| !after.serving.contains_key(*pod)) {
+        say(&format!("pod {pod}"), format!("leaves {node}"), "deleted or evicted");
+    }
+    // Where nobody served, all are new.
+    let new = after.serving.iter().filter(|(pod, _)| !before.serving.is_empty() && !before.serving.contains_key(*pod));
+    for (pod, node) in new {
+        say(&format!("pod {pod}"), format!("is ready on {node}"), "made anew by its controller");
+    }
+    for node in before.tainted.difference(&after.tainted) {
+        say(&format!("node {node}"), format!("is no longer tainted {OVER_BUDGET}"), "it takes pods again");
+    }
     for alert in after.alerts.difference(&before.alerts) {
         say("Alertmanager", format!("{alert} fires"), "told by admission");
     }
@@ -140,10 +189,10 @@ mod tests {
         pod.waits = Some("0/2 nodes are available: 2 Insufficient powercapping.io/watts.".into());
         let nothing = Surroundings::default();
         let alerts = BTreeSet::from(["PowerDomainBraked (rack)".into()]);
-        let waiting = Surroundings { late: Some(pod.clone()), alerts, replicas: Some(8) };
+        let waiting = Surroundings { late: Some(pod.clone()), alerts, replicas: Some(8), ..nothing.clone() };
         pod.node = Some("n2".into());
         pod.waits = None;
-        let placed = Surroundings { late: Some(pod), alerts: BTreeSet::new(), replicas: Some(6) };
+        let placed = Surroundings { late: Some(pod), replicas: Some(6), ..nothing.clone() };
         let told =
             |before: &Surroundings, after: &Surroundings| changes(before, after).into_iter().map(|change| change.what);
         let told: Vec<_> = told(&nothing, &waiting).chain(told(&waiting, &placed)).collect();

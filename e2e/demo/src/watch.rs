@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, PartialObjectMeta, Patch, PatchParams},
+    api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams},
 };
 use powercap_common::{
     api::{NodeFrequencies, PendingAction, PowerCappingPolicy, PowerDomain, Tenant},
@@ -19,6 +19,9 @@ use powercap_common::{
     target::Controller,
 };
 use serde_json::json;
+
+/// The domain of one node that the script makes.
+const NODE_DOMAIN: &str = "shelf";
 
 /// Our objects at one moment.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +90,26 @@ impl Cluster {
         Ok(())
     }
 
+    /// Puts a node under a cap of its own, within a domain.
+    pub(crate) async fn cap_node(&self, parent: &str, node: &str, watts: u32) -> Result<()> {
+        let domain = serde_json::from_value(json!({
+            "apiVersion": "powercapping.io/v1alpha1", "kind": "PowerDomain", "metadata": {"name": NODE_DOMAIN},
+            "spec": {"powerCapLimitWatts": watts, "parentRef": {"name": parent},
+                "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": node}},
+                "nodeOverhead": {"staticWatts": 1300, "percent": 8}},
+        }))?;
+        let domains = Api::<PowerDomain>::all(self.client.clone());
+        domains.create(&PostParams::default(), &domain).await.context("cap a node")?;
+        Ok(())
+    }
+
+    /// Takes that cap away.
+    pub(crate) async fn uncap_node(&self) -> Result<()> {
+        let domains = Api::<PowerDomain>::all(self.client.clone());
+        domains.delete(NODE_DOMAIN, &DeleteParams::default()).await.context("take a node's cap away")?;
+        Ok(())
+    }
+
     /// Scales a Deployment of the demo.
     pub(crate) async fn scale(&self, deployment: &str, replicas: u32) -> Result<()> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
@@ -109,6 +132,13 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The nodes of a domain.
+    pub(crate) fn nodes_of(&self, domain: &PowerDomain) -> BTreeSet<String> {
+        let name = domain.name_any();
+        let within = self.nodes.iter().filter(|node| node.spec.domains.contains(&name));
+        within.map(|node| node.spec.node_name.clone()).collect()
+    }
+
     /// The boards, by UUID, that serve a policy's pods: those whose tenants it selects, and those that it holds.
     pub(crate) fn boards_of(&self, policy: &PowerCappingPolicy) -> BTreeSet<String> {
         let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
@@ -231,6 +261,11 @@ fn escalation_changes(
     for due in is.iter().filter(|due| !was.iter().any(|other| other.action == due.action)) {
         let what = format!("{:?} of {} stands to be done", due.action, due.workload);
         changes.push(Change { object: object.to_owned(), what, reason: due.reason.clone() });
+    }
+    let migration = |policy: &PowerCappingPolicy| policy.status.as_ref()?.escalated.as_ref()?.migration.clone();
+    if let (Some(is), true) = (migration(after), before.and_then(migration).is_none()) {
+        let what = format!("moves {} from {} to {}", is.pod, is.source, is.destination());
+        changes.push(Change { object: object.to_owned(), what, reason: "its node cannot keep its cap".to_owned() });
     }
     let last = |policy: &PowerCappingPolicy| policy.status.as_ref()?.escalated.as_ref()?.last.clone();
     if let Some(deed) = last(after).filter(|deed| before.and_then(last).as_ref() != Some(deed)) {

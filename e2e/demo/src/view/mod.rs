@@ -8,6 +8,7 @@ pub(crate) use screen::Screen;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use kube::ResourceExt;
 use powercap_common::{
     api::{NodeFrequencies, PowerCappingPolicy, PowerDomain},
     condition::{self, Truth, kind},
@@ -50,6 +51,8 @@ pub(crate) struct DomainRow {
     pub(crate) true_watts: Option<f64>,
     pub(crate) measured_watts: Option<u32>,
     pub(crate) committed_watts: Option<u32>,
+    /// The nodes of a domain that is a part of another; without them it has all nodes.
+    parts: Option<BTreeSet<String>>,
 }
 
 pub(crate) struct NodeRow {
@@ -116,7 +119,7 @@ impl View {
         push(&mut self.power, second, watts);
         push(&mut self.cap, second, f64::from(cap_watts));
         for domain in &mut self.domains {
-            domain.true_watts = Some(watts);
+            domain.measure(nodes, watts);
         }
         self.boards = nodes.iter().flat_map(|node| node.boards.clone()).collect();
         for policy in &mut self.policies {
@@ -136,7 +139,13 @@ impl View {
     /// Takes in what the cluster says of itself.
     pub(crate) fn observed(&mut self, snapshot: &Snapshot) {
         let true_watts = self.power.back().map(|(_, watts)| *watts);
-        self.domains = snapshot.domains.iter().map(|domain| DomainRow::new(domain, true_watts)).collect();
+        let before = std::mem::take(&mut self.domains);
+        let row = |domain: &PowerDomain| {
+            let of_parts = before.iter().find(|row| row.name == domain.name_any()).and_then(|row| row.true_watts);
+            let parts = domain.spec.parent_ref.is_some().then(|| snapshot.nodes_of(domain));
+            DomainRow::new(domain, if parts.is_some() { of_parts } else { true_watts }, parts)
+        };
+        self.domains = snapshot.domains.iter().map(row).collect();
         self.policies = snapshot.policies.iter().map(|policy| PolicyRow::new(policy, snapshot, &self.boards)).collect();
         for node in &snapshot.nodes {
             let name = &node.spec.node_name;
@@ -167,7 +176,7 @@ fn push(series: &mut VecDeque<(f64, f64)>, second: f64, watts: f64) {
 }
 
 impl DomainRow {
-    fn new(domain: &PowerDomain, true_watts: Option<f64>) -> Self {
+    fn new(domain: &PowerDomain, true_watts: Option<f64>, parts: Option<BTreeSet<String>>) -> Self {
         let status = domain.status.clone().unwrap_or_default();
         Self {
             name: domain.metadata.name.clone().unwrap_or_default(),
@@ -175,7 +184,15 @@ impl DomainRow {
             true_watts,
             measured_watts: status.current_power_watts,
             committed_watts: status.committed_watts,
+            parts,
         }
+    }
+
+    /// Takes in a reading: of all nodes, or of its own.
+    fn measure(&mut self, nodes: &[Reading], all_watts: f64) {
+        self.true_watts = Some(self.parts.as_ref().map_or(all_watts, |parts| {
+            nodes.iter().filter(|reading| parts.contains(&reading.node)).map(|reading| reading.ac_watts).sum()
+        }));
     }
 }
 
