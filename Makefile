@@ -68,7 +68,11 @@ e2e: images cluster peers push-test ## the tests on a real cluster, the demo, an
 	rm -rf $(GOCACHE)
 	$(CLUSTER_TEST) --quiet --no-run --test cluster_leaves_nothing --test on_a_cluster
 	$(again) go mod download $$(sed -n 's/.*module: "\(.*\)",/\1/p' e2e/tests/definitions/mod.rs)
-	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate
+	$(MAKE) --no-print-directory --keep-going --jobs=3 e2e-cluster e2e-actuate-admit e2e-recommend-escalate || {
+		echo "== what failed; the state that each test saw stands above"
+		grep -hE -A1 'panicked at' target/e2e/*.log | cut -c1-400
+		exit 1
+	}
 	cat target/e2e.json
 	$(RUN) --keep-logs $(DEMO)/logs -- $(RELEASE)/powercap-demo --out $(DEMO) --seconds 210
 	status=0
@@ -79,7 +83,7 @@ e2e: images cluster peers push-test ## the tests on a real cluster, the demo, an
 
 # Side by side, each on a cluster of its own: they wait more than they compute. Every test is run, whichever fails;
 # each line says who tells it, and when.
-told-by = while IFS= read -r line; do echo "$(1), $$((SECONDS - begun)) s: $$line"; done
+told-by = { mkdir -p target/e2e; while IFS= read -r line; do echo "$(1), $$((SECONDS - begun)) s: $$line"; done | tee target/e2e/$(1).log; }
 
 e2e-cluster:
 	@$(call stage,e2e: cluster)

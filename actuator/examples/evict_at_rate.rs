@@ -53,8 +53,9 @@ const CAP_WATTS: u32 = 1000;
 const POD_WATTS: u32 = 100;
 /// Each is done so often, in turn; the medians count.
 const TIMES: usize = 5;
-/// Of each eviction: on the pod, and on the policy.
-const EVENTS: usize = 2;
+/// On each pod that is evicted, and on its policy one for each step.
+const EVENTS_OF_ONES: usize = 2 * TASKS * PODS_OF_A_TASK;
+const EVENTS_OF_MANY: usize = TASKS * PODS_OF_A_TASK + TASKS * PODS_OF_A_TASK / WORKLOADS;
 const GOAL: f64 = 0.5;
 const NAMESPACE: &str = "default";
 
@@ -69,9 +70,9 @@ async fn main() -> kube::Result<()> {
         deletions.push(site.rate(Site::delete).await?);
         posts.push(site.rate(Site::post).await?);
         ones.push(site.rate(async |site, policy, pods| site.evict(policy, pods, 1).await).await?);
-        site.told(EVENTS * TASKS * PODS_OF_A_TASK * (2 * time + 1)).await?;
+        site.told(EVENTS_OF_ONES * (time + 1) + EVENTS_OF_MANY * time).await?;
         evictions.push(site.rate(async |site, policy, pods| site.evict(policy, pods, WORKLOADS).await).await?);
-        site.told(EVENTS * TASKS * PODS_OF_A_TASK * (2 * time + 2)).await?;
+        site.told((EVENTS_OF_ONES + EVENTS_OF_MANY) * (time + 1)).await?;
     }
     let (deletions, posts, ones, evictions) = (median(deletions), median(posts), median(ones), median(evictions));
     let over_deletions = |rate: f64| (rate / deletions * 100.0).round() / 100.0;
@@ -259,7 +260,8 @@ fn above_its_cap(pods: &[Pod]) -> Value {
     let now = Timestamp::now();
     let said = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": kind, "message": "", "lastTransitionTime": now});
     let pending = pods.iter().map(|pod| {
-        json!({"action": "Evict", "namespace": NAMESPACE, "workload": "ConfigMap/none", "pod": pod.name_any(),
+        let workload = format!("ConfigMap/{}", pod.owner_references()[0].name);
+        json!({"action": "Evict", "namespace": NAMESPACE, "workload": workload, "pod": pod.name_any(),
             "freesWatts": POD_WATTS, "reason": "PowerAboveCap", "since": now})
     });
     json!({"conditions": [said("DataFresh", "True"), said("WithinCap", "False")],

@@ -14,6 +14,7 @@ use powercap_actuator::escalate::{
 };
 use powercap_common::{api::Escalated, reason::Reason};
 use powercap_process::leader::Leadership;
+use serde_json::Value;
 
 use crate::cluster::{Cluster, Fault, World, at};
 
@@ -226,6 +227,31 @@ async fn no_answer_ends_a_step_and_what_was_not_begun_is_next() {
     leader.turn().await;
     assert_eq!(done(&cluster), ["Job/train", "uid-more-1"], "the first is left alone for a while");
     assert_eq!(cluster.writes(), 4, "they stood in status since this second");
+}
+
+#[tokio::test]
+async fn what_goes_in_one_step_is_told_of_on_each_object_and_on_the_policy_once_for_each_reason() {
+    powercap_process::install_tls_provider();
+    let cluster = Cluster::serve(World::new()).await;
+    Leader::new(&cluster, ALL).turn().await;
+    while cluster.events().len() < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let told = |event: &Value| [text(&event["reason"]), text(&event["regarding"]["kind"]), text(&event["note"])];
+    let mut told: Vec<_> = cluster.events().iter().map(told).collect();
+    told.sort();
+    let expected = [
+        ["Evicted", "Pod", "Pod chat-1, 100 W"],
+        ["Evicted", "Pod", "Pod more-1, 100 W"],
+        ["Evicted", "PowerCappingPolicy", "Pod chat-1, Pod more-1, 200 W"],
+        ["JobSuspended", "Job", "Job train, 200 W"],
+        ["JobSuspended", "PowerCappingPolicy", "Job train, 200 W"],
+    ];
+    assert_eq!(told.len(), expected.len());
+    for (told, [reason, kind, note]) in told.iter().zip(expected) {
+        assert!(told[0] == reason && told[1] == kind && told[2].starts_with(note), "{told:?}");
+    }
 }
 
 #[tokio::test]

@@ -106,15 +106,19 @@ impl Receiver {
         let statuses = Arc::<Mutex<Vec<String>>>::default();
         let heard = Arc::clone(&statuses);
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                // A connection that broke is Alertmanager's to repeat.
-                let Some(body) = stream.ok().and_then(|stream| take(stream).ok()) else { continue };
-                let notification: Value = serde_json::from_slice(&body).unwrap();
-                for alert in notification["alerts"].as_array().unwrap() {
-                    if alert["labels"]["alertname"] == "PowerDomainBraked" {
-                        heard.lock().unwrap().push(alert["status"].as_str().unwrap().to_owned());
+            // A connection of its own each: Alertmanager may open one and keep it for a later notification.
+            for stream in listener.incoming().flatten() {
+                let heard = Arc::clone(&heard);
+                thread::spawn(move || {
+                    // A connection that broke is Alertmanager's to repeat.
+                    let Ok(body) = take(stream) else { return };
+                    let notification: Value = serde_json::from_slice(&body).unwrap();
+                    for alert in notification["alerts"].as_array().unwrap() {
+                        if alert["labels"]["alertname"] == "PowerDomainBraked" {
+                            heard.lock().unwrap().push(alert["status"].as_str().unwrap().to_owned());
+                        }
                     }
-                }
+                });
             }
         });
         Self { port, statuses }

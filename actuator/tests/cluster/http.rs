@@ -25,6 +25,7 @@ pub async fn answer(State(cluster): State<Cluster>, request: Request) -> Respons
         if cluster.shared.events_hang.load(Ordering::Relaxed) {
             return std::future::pending().await;
         }
+        cluster.events().push(body.clone());
         return respond(Ok(body));
     }
     let (fault, number) = {

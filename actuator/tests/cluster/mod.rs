@@ -12,6 +12,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify};
 
 pub use self::world::{World, at};
@@ -42,6 +43,7 @@ struct Shared {
     struck: Notify,
     let_go: Notify,
     events_hang: AtomicBool,
+    events: Mutex<Vec<Value>>,
 }
 
 impl Cluster {
@@ -55,6 +57,7 @@ impl Cluster {
             struck: Notify::new(),
             let_go: Notify::new(),
             events_hang: AtomicBool::new(false),
+            events: Mutex::default(),
         };
         let cluster = Self { url, shared: Arc::new(shared) };
         let router = axum::Router::new().fallback(http::answer).with_state(cluster.clone());
@@ -90,6 +93,11 @@ impl Cluster {
     /// From now on no event is answered.
     pub fn hang_events(&self) {
         self.shared.events_hang.store(true, Ordering::Relaxed);
+    }
+
+    /// The events that came, in their order.
+    pub fn events(&self) -> MutexGuard<'_, Vec<Value>> {
+        self.shared.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client that tries nothing twice.

@@ -1,4 +1,4 @@
-//! Tells of each thing that was done: an event on the pod or Job, and one on the policy.
+//! Tells of what was done: an event on each pod or Job, and one on the policy for all that went in one step.
 //!
 //! Must hold: nothing depends on it, and nothing waits for it: many steps at once are told of one after the other, so
 //! that the API server has no more to do than steps ask for. What is not written is in status, metrics and log all the
@@ -29,21 +29,31 @@ const NOTE: usize = 300;
 /// So many wait at most.
 const WAITING: usize = 1024;
 
-/// Something that was done.
+/// What was done of a step.
 pub struct News {
     policy: PolicyId,
     policy_uid: String,
+    /// By their reasons.
+    acts: Vec<Act>,
+}
+
+struct Act {
     deed: Deed,
     what: What,
     reason: Reason,
 }
 
 impl News {
-    /// One act of a step.
-    pub fn of(step: &Step, deed: &Deed, what: &What) -> Self {
+    /// Of these acts of a step.
+    pub fn of(step: &Step, done: &[(&Deed, &What)]) -> Self {
         let policy_uid = step.before.as_ref().map(|report| report.uid.clone()).unwrap_or_default();
-        let (policy, reason) = (step.policy.clone(), step.why(what));
-        Self { policy, policy_uid, deed: deed.clone(), what: what.clone(), reason }
+        let act = |(deed, what): &(&Deed, &What)| {
+            let (deed, what, reason) = ((*deed).clone(), (*what).clone(), step.why(what));
+            Act { deed, what, reason }
+        };
+        let mut acts: Vec<_> = done.iter().map(act).collect();
+        acts.sort_by_key(|act| act.reason);
+        Self { policy: step.policy.clone(), policy_uid, acts }
     }
 }
 
@@ -71,37 +81,50 @@ impl Teller {
     }
 }
 
-/// Writes both.
+/// Writes an event on each object, and on the policy one for each reason: all of a step are for the same cap.
 async fn tell(client: &Client, instance: &str, news: &News) {
-    let Some((api_version, kind, name)) = subject(news) else { return };
-    let victim = reference(kind, &api_version, name, &news.deed.uid);
-    let whose =
-        news.deed.domain.as_ref().map_or_else(|| news.policy.to_string(), |domain| format!("powerdomain/{domain}"));
-    let says = news.what.says().map(|says| format!(": {says}")).unwrap_or_default();
-    let note = format!("{kind} {name}{says}, {} W, for {whose}", news.deed.frees_watts);
-    let note = note.chars().take(NOTE).collect::<String>();
-    let policy = reference("PowerCappingPolicy", &format!("{GROUP}/v1alpha1"), &news.policy.name, &news.policy_uid);
-    for subject in [victim, policy] {
-        let event = event(news, subject, note.clone(), instance);
-        let events: Api<Event> = Api::namespaced(client.clone(), &news.policy.namespace);
-        match tokio::time::timeout(CALL_TIMEOUT, events.create(&PostParams::default(), &event)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "an event was not written"),
-            Err(_) => tracing::warn!("an event was not answered in time"),
+    let policy = || reference("PowerCappingPolicy", &format!("{GROUP}/v1alpha1"), &news.policy.name, &news.policy_uid);
+    for acts in news.acts.chunk_by(|one, other| one.reason == other.reason) {
+        let Some(first) = acts.first() else { continue };
+        let whose = first.deed.domain.as_ref().map(|domain| format!("powerdomain/{domain}"));
+        let whose = whose.unwrap_or_else(|| news.policy.to_string());
+        let mut names = Vec::new();
+        for act in acts {
+            let Some((api_version, kind, name)) = subject(act) else { continue };
+            let says = act.what.says().map(|says| format!(": {says}")).unwrap_or_default();
+            names.push(format!("{kind} {name}{says}"));
+            let note = format!("{kind} {name}{says}, {} W, for {whose}", act.deed.frees_watts);
+            let victim = reference(kind, &api_version, name, &act.deed.uid);
+            write(client, event(news, act, victim, &note, instance)).await;
+        }
+        if !names.is_empty() {
+            let watts: u64 = acts.iter().map(|act| u64::from(act.deed.frees_watts)).sum();
+            let note = format!("{}, {watts} W, for {whose}", names.join(", "));
+            write(client, event(news, first, policy(), &note, instance)).await;
         }
     }
 }
 
+async fn write(client: &Client, event: Event) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    match tokio::time::timeout(CALL_TIMEOUT, events.create(&PostParams::default(), &event)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "an event was not written"),
+        Err(_) => tracing::warn!("an event was not answered in time"),
+    }
+}
+
 /// What was changed: its version, kind and name.
-fn subject(news: &News) -> Option<(String, &str, &str)> {
-    if let What::Ceiling(Ceiling { object, .. }) = &news.what {
+fn subject(act: &Act) -> Option<(String, &str, &str)> {
+    if let What::Ceiling(Ceiling { object, .. }) = &act.what {
         let (group, version, kind) = object.kind.names();
         let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         return Some((version, kind, object.name()));
     }
-    match &news.deed.pod {
+    match &act.deed.pod {
         Some(pod) => Some(("v1".to_owned(), "Pod", pod)),
-        None => news.deed.workload.split_once('/').map(|(kind, name)| ("batch/v1".to_owned(), kind, name)),
+        None => act.deed.workload.split_once('/').map(|(kind, name)| ("batch/v1".to_owned(), kind, name)),
     }
 }
 
@@ -115,7 +138,7 @@ fn reference(kind: &str, api_version: &str, name: &str, uid: &str) -> ObjectRefe
     }
 }
 
-fn event(news: &News, subject: ObjectReference, note: String, instance: &str) -> Event {
+fn event(news: &News, act: &Act, subject: ObjectReference, note: &str, instance: &str) -> Event {
     let namespace = Some(news.policy.namespace.clone());
     let stem: String = subject.name.iter().flat_map(|name| name.chars()).take(240).collect();
     Event {
@@ -125,10 +148,10 @@ fn event(news: &News, subject: ObjectReference, note: String, instance: &str) ->
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(Timestamp::now())),
-        type_: Some(if news.deed.undone { "Normal" } else { "Warning" }.to_owned()),
-        reason: Some(news.reason.to_string()),
-        note: Some(note),
-        action: Some(format!("{:?}", news.deed.action)),
+        type_: Some(if act.deed.undone { "Normal" } else { "Warning" }.to_owned()),
+        reason: Some(act.reason.to_string()),
+        note: Some(note.chars().take(NOTE).collect()),
+        action: Some(format!("{:?}", act.deed.action)),
         regarding: Some(ObjectReference { namespace, ..subject }),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.chars().take(128).collect()),

@@ -136,7 +136,7 @@ impl Writer {
                 break;
             }
             let fate = self.call(deed, what).await;
-            self.tell(step, deed, what, fate);
+            self.audit(step, deed, what, fate);
             fates.push((deed, what, fate));
             match fate {
                 Fate::Done | Fate::Gone => {}
@@ -148,10 +148,17 @@ impl Writer {
                 Fate::Unknown => break,
             }
         }
+        // Of what belongs to a step that was told, the log is enough.
+        let is_told = |what: &What| matches!(what, What::Migrate(made) if !matches!(made, Move::Hold(..)));
+        let done = fates.iter().filter(|(_, what, fate)| *fate == Fate::Done && !is_told(what));
+        let done: Vec<_> = done.map(|&(deed, what, _)| (deed, what)).collect();
+        if !done.is_empty() {
+            self.teller.tell(News::of(step, &done));
+        }
         (fates, refused)
     }
 
-    fn tell(&self, step: &Step, deed: &Deed, what: &What, fate: Fate) {
+    fn audit(&self, step: &Step, deed: &Deed, what: &What, fate: Fate) {
         let action = deed.action;
         self.metrics.stepped(action, fate.as_str());
         let (namespace, workload, pod) = (&step.policy.namespace, &deed.workload, deed.pod.as_deref());
@@ -160,11 +167,6 @@ impl Writer {
             policy = %step.policy, domain = deed.domain, frees_watts = deed.frees_watts,
             reason = %step.why(what), says = what.says(), fate = fate.as_str(), "took a step",
         );
-        // Of what belongs to a step that was told, the log is enough.
-        let is_told = matches!(what, What::Migrate(made) if !matches!(made, Move::Hold(..)));
-        if fate == Fate::Done && !is_told {
-            self.teller.tell(News::of(step, deed, what));
-        }
     }
 
     async fn call(&self, deed: &Deed, what: &What) -> Fate {

@@ -93,6 +93,11 @@ impl Rhythm {
         next
     }
 
+    /// Whether the next sample comes a moment after one that was without news where news was to come.
+    pub(super) const fn retries(&self) -> bool {
+        matches!(self.pace, Pace::Following { retries: 1.., .. })
+    }
+
     /// Nothing could be read `at` this time: the sensor is looked for anew.
     pub(super) fn lost(&mut self, at: Instant) -> Instant {
         *self = Self::new(self.half);
@@ -120,6 +125,29 @@ mod tests {
         samples: usize,
         /// For each value of the sensor that was seen, how late.
         late_ms: Vec<u64>,
+    }
+
+    #[test]
+    fn a_sample_that_came_too_early_is_retried_and_the_one_after_news_is_none() {
+        let start = Instant::now();
+        let mut rhythm = Rhythm::new(HALF);
+        let mut at = start;
+        let mut read = |rhythm: &mut Rhythm, news: u64| {
+            let due = rhythm.after(at, Watts::from_milliwatts(news));
+            (std::mem::replace(&mut at, due), due, rhythm.retries())
+        };
+        for sample in 0..20_u64 {
+            let (_, _, retries) = read(&mut rhythm, sample.div_ceil(2));
+            assert!(!retries, "a sensor that is looked for is read at an even pace");
+            if matches!(rhythm.pace, Pace::Following { .. }) {
+                break;
+            }
+        }
+        let (early, again, retries) = read(&mut rhythm, 10_000);
+        assert!(!retries && again - early > HALF, "news: {:?}", again - early);
+        let (early, again, retries) = read(&mut rhythm, 10_000);
+        assert!(retries && again - early == LATER, "no news: {:?}", again - early);
+        assert!(!read(&mut rhythm, 10_001).2, "news");
     }
 
     /// Reads for some seconds a sensor with this period, whose values are `value(number)`; each sample is

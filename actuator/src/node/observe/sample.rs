@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use powercap_common::{reason::Reason, units::Watts};
+use powercap_common::{
+    reason::Reason,
+    units::{Megahertz, Watts},
+};
 use tokio::sync::Notify;
 
 use super::{BoardChannel, Latest, lock, rhythm::Rhythm};
@@ -40,6 +43,7 @@ const ANSWER: Duration = Duration::from_millis(10);
 /// What a thread remembers of its board's orders.
 #[derive(Default)]
 struct Standing {
+    clock: Option<Megahertz>,
     limit: Option<Watts>,
     limit_found: Option<Watts>,
     /// When the limit is to be read next; `None`: before anything is told.
@@ -66,12 +70,14 @@ pub(super) fn run(board: &mut dyn Board, channel: &BoardChannel, alarm: &Notify,
             if channel.orders.waits() {
                 continue;
             }
-            let read = publish(channel, sample(board, &mut standing), alarm);
+            let read = publish(channel, sample(board, Clock::New, &mut standing), alarm);
             next = next.max(Instant::now() + ANSWER);
             read
         } else if Instant::now() >= next {
             let began = Instant::now();
-            let sampled = sample(board, &mut standing);
+            // A moment after the last sample only the power can be another; on a slow board news waits for each call.
+            let clock = if rhythm.retries() { Clock::Last } else { Clock::New };
+            let sampled = sample(board, clock, &mut standing);
             let read_at = Instant::now();
             let power = sampled.as_ref().ok().map(|reading| reading.power);
             let read = publish(channel, sampled, alarm);
@@ -132,15 +138,25 @@ impl Standing {
     }
 }
 
-fn sample(board: &mut dyn Board, standing: &mut Standing) -> Result<BoardReading, DeviceError> {
+/// Which clock a sample tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    New,
+    /// That of the last sample.
+    Last,
+}
+
+fn sample(board: &mut dyn Board, clock: Clock, standing: &mut Standing) -> Result<BoardReading, DeviceError> {
     if standing.limit_at.is_none() {
         standing.read_limit(board)?;
     }
-    let clock = board.read_clock()?;
+    if clock == Clock::New {
+        standing.clock = board.read_clock()?;
+    }
     let power = board.read_power()?;
     Ok(BoardReading {
         power,
-        clock,
+        clock: standing.clock,
         limit: standing.limit,
         limit_found: standing.limit_found,
         lock: standing.lock,
