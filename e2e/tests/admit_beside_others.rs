@@ -17,7 +17,7 @@ use powercap_e2e::cluster::existing::config;
 use serde_json::{Value, json};
 
 use crate::{
-    admit_by_watts::{advertised, holds, idle},
+    admit_by_watts::{advertised, holds, idle, is_made_to_run, phase},
     rack::Rack,
 };
 
@@ -31,15 +31,12 @@ async fn a_pod_of_higher_priority_preempts_one_that_holds_the_watts_and_the_cap_
     let class = json!({"metadata": {"name": "urgent"}, "value": 1000, "preemptionPolicy": "PreemptLowerPriority"});
     apply(&Api::<PriorityClass>::all(rack.client.clone()), class).await;
     let pods = Api::<Pod>::namespaced(rack.client.clone(), "default");
-    apply(&pods, json!({"metadata": {"name": "first"}, "spec": holds(WHOLE, 8)})).await;
-    rack.eventually("a pod holds the watts of a node", async |_| phase(&pods, "first").await == "Running").await;
-    let node = node_of(&pods.get("first").await.unwrap());
+    let first = json!({"metadata": {"name": "first"}, "spec": holds(WHOLE, 8)});
+    rack.eventually("a pod holds the watts of a node", async |_| is_made_to_run(&pods, &first).await).await;
 
-    let mut urgent = holds(WHOLE, 8);
-    urgent["priorityClassName"] = json!("urgent");
-    apply(&pods, json!({"metadata": {"name": "second"}, "spec": urgent})).await;
-    rack.eventually("a more urgent one has its place", async |_| phase(&pods, "second").await == "Running").await;
-    assert_eq!(node_of(&pods.get("second").await.unwrap()), node, "the other node has no watts for it");
+    let mut second = json!({"metadata": {"name": "second"}, "spec": holds(WHOLE, 8)});
+    second["spec"]["priorityClassName"] = json!("urgent");
+    rack.eventually("a more urgent one has its place", async |_| is_made_to_run(&pods, &second).await).await;
     rack.eventually("and the other is gone", async |_| pods.get_opt("first").await.unwrap().is_none()).await;
     let offered: u64 = advertised(&rack).await.iter().map(|(_, watts)| watts).sum();
     assert!(offered <= FOR_DEVICES, "{offered} W");
@@ -54,7 +51,7 @@ async fn a_drain_keeps_to_the_budget_and_what_comes_back_is_placed_by_watts() {
     let rack = idle().await;
     let pods = async |rack: &Rack| {
         let mut pods = rack.pods("demo", "app=drained").await;
-        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none() && phase(pod) != "Failed");
         pods
     };
     let run = async |rack: &Rack| pods(rack).await.iter().filter(|pod| is_ready(pod)).count() == 2;
@@ -158,10 +155,6 @@ async fn evict(pods: &Api<Pod>, pod: &str) -> u16 {
 async fn close(nodes: &Api<Node>, node: &str, closed: bool) {
     let patch = Patch::Merge(json!({"spec": {"unschedulable": closed}}));
     nodes.patch(node, &PatchParams::default(), &patch).await.unwrap();
-}
-
-async fn phase(pods: &Api<Pod>, name: &str) -> String {
-    pods.get_opt(name).await.unwrap().and_then(|pod| pod.status?.phase).unwrap_or_default()
 }
 
 fn node_of(pod: &Pod) -> String {
